@@ -1,0 +1,38 @@
+PYTHON ?= python3
+BIN := .venv/bin
+STAMP := .venv/.installed
+
+.PHONY: demo test test-slow lint format benchmark benchmark-speed clean
+
+demo: $(STAMP)  ## simulate, train, compare, score: the whole way in one go
+	$(BIN)/python pipelines/risk_portfolio.py
+
+test: $(STAMP)  ## the test suite, under 8 minutes on two cores
+	$(BIN)/python -m pytest -q
+
+test-slow: $(STAMP)  ## the checks that take minutes: scale, the wheel, real tables
+	$(BIN)/python -m pytest -q -m slow
+
+lint: $(STAMP)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+format: $(STAMP)
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+benchmark: $(STAMP)  ## accuracy on the public tables (RISKMTL_DATA says where they are)
+	$(BIN)/python pipelines/benchmark.py
+
+benchmark-speed: $(STAMP)  ## speeds as ratios within one run
+	$(BIN)/python -m pytest -q -s -m benchmark tests/benchmarks
+
+$(STAMP): pyproject.toml constraints.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check torch -c constraints.txt
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[dev]' -c constraints.txt
+	touch $(STAMP)
+
+clean:
+	rm -rf .venv demo dist build .mypy_cache .ruff_cache .pytest_cache .hypothesis

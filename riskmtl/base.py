@@ -1,0 +1,606 @@
+"""
+The face that the network and its challengers share, in scikit-learn's manner.
+
+An estimator reads tables and labels, holds rows out, leaves the learning to its subclass, adds
+calibration and lineage, and answers from the :class:`~riskmtl.model.RiskModel` that results.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import platform
+import subprocess
+import time
+import warnings
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, ClassVar, Self
+
+import narwhals as nw
+import numpy as np
+import polars as pl
+from numpy.typing import NDArray
+from sklearn.base import BaseEstimator, ClassifierMixin
+from sklearn.utils import Tags, check_random_state
+from sklearn.utils.validation import (
+    _check_sample_weight,
+    check_consistent_length,
+    check_is_fitted,
+    validate_data,
+)
+
+from riskmtl.artefact import ArtefactError, load_model, save_model
+from riskmtl.calibration import Calibrator, fit_calibrator
+from riskmtl.encoding import FeatureEncoder
+from riskmtl.errors import unknown_name
+from riskmtl.frames import as_frame
+from riskmtl.labels import Labels, TaskLabels, encode_labels, read_labels
+from riskmtl.metrics import roc_auc
+from riskmtl.model import Head, RiskModel, sigmoid
+from riskmtl.schema import DataSchema
+from riskmtl.scorers import Scorer
+from riskmtl.training.rows import TrainingRows
+
+# With fewer rows nothing is held out: validation is on the training rows, and nothing calibrated.
+FEWEST_TO_HOLD_OUT = 100
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """
+    What a subclass learns from.
+
+    Parameters
+    ----------
+    encoder : FeatureEncoder
+    tasks : tuple of TaskLabels
+    heads : list of Head
+        Without calibrators yet; a regression's labels in `rows` are standardised by its head.
+    rows, validation : TrainingRows
+    seed : int
+    """
+
+    encoder: FeatureEncoder
+    tasks: tuple[TaskLabels, ...]
+    heads: list[Head]
+    rows: TrainingRows
+    validation: TrainingRows
+    seed: int
+
+
+class MultiTaskEstimator(ClassifierMixin, BaseEstimator, ABC):  # type: ignore[misc]
+    """
+    Base of the estimators; see :class:`riskmtl.MultiTaskClassifier` for the shared methods.
+
+    A subclass stores its parameters untouched in ``__init__``, names those of this class among
+    them (``schema``, ``categorical_features``, ``min_count``, ``regression_tasks``,
+    ``validation_share``, ``calibrate``, ``random_state``), and defines :meth:`_check_parameters`
+    and :meth:`_learn`.
+    """
+
+    schema: DataSchema | None
+    categorical_features: Any
+    min_count: int | str
+    regression_tasks: Sequence[str]
+    validation_share: float
+    calibrate: bool
+    random_state: Any
+
+    model_: RiskModel
+    tasks_: list[str]
+    classes_: Any
+
+    # Parameters that are objects of the running program and mean nothing on disk.
+    _unsaved: ClassVar[frozenset[str]] = frozenset({"schema"})
+
+    # ---- what a subclass defines ---------------------------------------------------------------
+
+    @abstractmethod
+    def _check_parameters(self) -> None:
+        """Raise if a parameter of this class cannot be."""
+
+    @abstractmethod
+    def _learn(self, data: Prepared) -> tuple[Scorer, list[Head]]:
+        """Train, and return the scorer and the heads, with shifts where events were reweighted."""
+
+    # ---- fitting -------------------------------------------------------------------------------
+
+    def fit(
+        self,
+        X: Any,
+        y: Any = None,
+        sample_weight: Any = None,
+        *,
+        X_val: Any = None,
+        y_val: Any = None,
+        sample_weight_val: Any = None,
+    ) -> Self:
+        """
+        Learn from labelled rows.
+
+        Parameters
+        ----------
+        X : table of shape (rows, columns)
+            A polars or pandas frame, a lazy frame, an Arrow table or a 2-d array. With a schema:
+            the raw table.
+        y : frame, series or array of shape (rows,) or (rows, tasks), optional
+            Labels, null or NaN where the outcome is not observed. May be left out with a schema,
+            which reads them from `X`.
+        sample_weight : array of shape (rows,), optional
+        X_val, y_val, sample_weight_val : optional
+            Rows for early stopping and calibration. Without them a share of `X` is held out: the
+            latest rows where the schema has a time column, else at random by label pattern.
+
+        Returns
+        -------
+        self
+
+        Raises
+        ------
+        ValueError
+            If a parameter, a column or a label cannot be; the message names it.
+        """
+        started = time.perf_counter()
+        self._check_shared_parameters()
+        self._check_parameters()
+        X = as_frame(X) if _is_table(X) else X
+        inputs, times = self._read_inputs(X, reset=True)
+        labels = self._read_labels(X, y)
+        weights = self._read_weights(X, sample_weight, inputs)
+        check_consistent_length(inputs, labels.values)
+        if self.schema is None:
+            _warn_of_uninformative(inputs)
+        else:
+            self.schema.require_informative(X)
+        encoder = FeatureEncoder(self._categorical(), min_count=self.min_count).fit(inputs)
+        heads = [_head(task, labels.values[:, i]) for i, task in enumerate(labels.tasks)]
+        rows = _rows(encoder.transform(inputs), labels.values, weights, heads)
+        if X_val is not None:
+            rows_val = self._read_validation(
+                X_val, y_val, sample_weight_val, labels.tasks, encoder, heads
+            )
+            seen, held_out = rows, rows_val
+        else:
+            seen, held_out = _hold_out(rows, times, self.validation_share, self._seed())
+        scorer, heads = self._learn(
+            Prepared(encoder, labels.tasks, heads, seen, held_out, self._seed())
+        )
+        if self.calibrate:
+            heads = _calibrated(scorer, heads, held_out, trained_on=seen)
+        self.model_ = RiskModel(
+            encoder=encoder,
+            scorer=scorer,
+            heads=heads,
+            schema=self.schema,
+            lineage=_lineage(self.schema, labels, rows, self._seed()),
+        )
+        self._take_up(self.model_, is_single=labels.is_single)
+        self.model_.lineage["seconds"] = round(time.perf_counter() - started, 3)
+        return self
+
+    def _check_shared_parameters(self) -> None:
+        if self.schema is not None and not isinstance(self.schema, DataSchema):
+            raise TypeError("schema must be a DataSchema: read one with riskmtl.load_schema")
+        if not 0 < self.validation_share < 1:
+            raise ValueError(
+                f"validation_share must lie between 0 and 1, got {self.validation_share!r}"
+            )
+
+    def _categorical(self) -> Any:
+        if self.schema is None or self.categorical_features != "from_dtype":
+            return self.categorical_features
+        return self.schema.categorical_features
+
+    def _read_inputs(self, X: Any, *, reset: bool) -> tuple[pl.DataFrame, pl.Series | None]:
+        """Input columns of a table, in training order, and the rows' times where known."""
+        if not _is_table(X):
+            X = validate_data(self, X, reset=reset, dtype=None, ensure_all_finite="allow-nan")
+            return as_frame(X, columns=None if reset else self._names()), None
+        frame = as_frame(X)
+        if self.schema is not None:
+            inputs, times = self.schema.inputs(frame), self.schema.times(frame)
+        else:
+            inputs, times = frame, None
+        if inputs.height == 0:
+            raise ValueError(
+                f"Found array with 0 sample(s) (shape={inputs.shape}) while a minimum of 1 is "
+                "required: the table has no rows"
+            )
+        if reset:
+            self.feature_names_in_ = np.array(inputs.columns, dtype=object)
+            self.n_features_in_ = inputs.width
+        elif not hasattr(self, "feature_names_in_"):
+            validate_data(self, X, reset=False, skip_check_array=True)
+            return inputs.rename(dict(zip(inputs.columns, self._names(), strict=True))), times
+        return inputs, times
+
+    def _names(self) -> list[str]:
+        return [column.name for column in self.model_.encoder.columns_]
+
+    def _read_labels(self, X: Any, y: Any) -> Labels:
+        regression = list(self.regression_tasks)
+        if y is None and self.schema is not None:
+            regression += [t.name for t in self.schema.tasks if t.kind == "regression"]
+            y = self.schema.labels(as_frame(X))
+        if y is None:
+            raise ValueError(
+                f"{type(self).__name__} requires y to be passed, but the target y is None"
+            )
+        return read_labels(y, regression=regression)
+
+    def _read_weights(self, X: Any, weights: Any, inputs: pl.DataFrame) -> Any:
+        if weights is None and self.schema is not None:
+            weights = self.schema.weights(as_frame(X))
+        if weights is None:
+            return None
+        return _check_sample_weight(weights, inputs, dtype=np.float64, ensure_non_negative=True)
+
+    def _read_validation(
+        self,
+        X: Any,
+        y: Any,
+        weights: Any,
+        tasks: Sequence[TaskLabels],
+        encoder: FeatureEncoder,
+        heads: list[Head],
+    ) -> TrainingRows:
+        names = [column.name for column in encoder.columns_]
+        frame = as_frame(X) if _is_table(X) else as_frame(np.asarray(X), columns=names)
+        inputs = self.schema.inputs(frame) if self.schema is not None else frame
+        if y is None and self.schema is not None:
+            y = self.schema.labels(frame)
+        if y is None:
+            raise ValueError("X_val was given without y_val: give both, or neither")
+        values = encode_labels(y, tasks)
+        check_consistent_length(inputs, values)
+        weights = self._read_weights(frame, weights, inputs)
+        return _rows(encoder.transform(inputs), values, weights, heads)
+
+    def _seed(self) -> int:
+        if isinstance(self.random_state, (int, np.integer)):
+            return int(self.random_state)
+        return int(check_random_state(self.random_state).randint(2**31 - 1))
+
+    # ---- answering -----------------------------------------------------------------------------
+
+    def _take_up(self, model: RiskModel, *, is_single: bool) -> None:
+        """Set what scikit-learn's users look for, from a fitted model."""
+        self.model_ = model
+        self.tasks_ = model.tasks
+        self._is_single = is_single
+        classes = [np.array(head.classes) for head in model.heads if head.kind == "binary"]
+        self.classes_ = classes[0] if is_single else classes
+
+    def _encode(self, X: Any) -> NDArray[np.float32]:
+        inputs, _ = self._read_inputs(X, reset=False)
+        return self.model_.encoder.transform(inputs)
+
+    def decision_function(self, X: Any) -> NDArray[np.float64]:
+        """
+        Calibrated log-odds of each binary task.
+
+        Parameters
+        ----------
+        X : table of shape (rows, columns)
+
+        Returns
+        -------
+        ndarray of shape (rows, tasks); (rows,) after a fit on one column of labels
+        """
+        self._require_fitted()
+        margins = self.model_.margins(self._encode(X))
+        return margins[:, 0] if self._is_single else margins
+
+    def predict_proba(self, X: Any) -> NDArray[np.float64]:
+        """
+        P(positive) of each binary task.
+
+        Parameters
+        ----------
+        X : table of shape (rows, columns)
+
+        Returns
+        -------
+        ndarray of shape (rows, tasks)
+            Columns as in ``tasks_``. After a fit on 1-d labels: (rows, 2), with P(negative) and
+            P(positive), as scikit-learn's binary classifiers give them.
+        """
+        self._require_fitted()
+        positive = self.model_.probabilities(self._encode(X))
+        return np.column_stack([1 - positive, positive]) if self._is_single else positive
+
+    def predict(self, X: Any) -> NDArray[Any]:
+        """
+        The likelier label of each binary task.
+
+        Parameters
+        ----------
+        X : table of shape (rows, columns)
+
+        Returns
+        -------
+        ndarray of shape (rows, tasks); (rows,) after a fit on one column of labels
+        """
+        self._require_fitted()
+        likely = (self.model_.margins(self._encode(X)) > 0).astype(int)
+        if self._is_single:
+            return np.asarray(self.classes_[likely[:, 0]])
+        columns = [classes[likely[:, i]] for i, classes in enumerate(self.classes_)]
+        return np.column_stack(columns)
+
+    def predict_frame(self, X: Any) -> pl.DataFrame:
+        """
+        One named column per task.
+
+        Parameters
+        ----------
+        X : table of shape (rows, columns)
+
+        Returns
+        -------
+        polars.DataFrame
+            P(positive) of binary tasks, predictions of regression tasks.
+        """
+        self._require_fitted()
+        outputs = self.model_.outputs(self._encode(X))
+        kinds = {head.task: head.kind for head in self.model_.heads}
+        return pl.DataFrame(
+            {t: sigmoid(v) if kinds[t] == "binary" else v for t, v in outputs.items()}
+        )
+
+    def score(self, X: Any, y: Any = None, sample_weight: Any = None) -> float:
+        """
+        Mean ROC AUC over the binary tasks, each over the rows that observe it.
+
+        Parameters
+        ----------
+        X : table of shape (rows, columns)
+        y : labels, optional with a schema
+        sample_weight : array of shape (rows,), optional
+
+        Returns
+        -------
+        float
+            Tasks with one observed class are left out.
+        """
+        self._require_fitted()
+        labels = self.read_labels(X, y)
+        margins = self.model_.margins(self._encode(X))
+        weights = None if sample_weight is None else np.asarray(sample_weight, dtype=np.float64)
+        scores = [roc_auc(labels[:, i], margins[:, i], weights) for i in range(margins.shape[1])]
+        return float(np.nanmean(scores))
+
+    def read_labels(self, X: Any, y: Any = None) -> NDArray[np.float64]:
+        """
+        Labels of the binary tasks as 0, 1 and NaN.
+
+        Parameters
+        ----------
+        X : table
+            Read for labels with the schema where `y` is not given.
+        y : labels, optional
+
+        Returns
+        -------
+        ndarray of shape (rows, tasks)
+        """
+        self._require_fitted()
+        if y is None and self.model_.schema is not None:
+            y = self.model_.schema.labels(as_frame(X))
+        tasks = [TaskLabels(h.task, h.kind, h.classes) for h in self.model_.heads]
+        binary = [i for i, task in enumerate(tasks) if task.kind == "binary"]
+        return encode_labels(y, tasks)[:, binary]
+
+    def _require_fitted(self) -> None:
+        check_is_fitted(self, "model_")
+
+    # ---- disk ----------------------------------------------------------------------------------
+
+    def save(self, folder: str | Path) -> None:
+        """
+        Write the fitted model to a folder, whole or not at all.
+
+        Parameters
+        ----------
+        folder : str or Path
+            A new folder, or one that holds a model to be replaced.
+        """
+        self._require_fitted()
+        parameters = {
+            name: value
+            for name, value in self.get_params(deep=False).items()
+            if name not in self._unsaved
+        }
+        if not isinstance(parameters["random_state"], (int, type(None))):
+            parameters["random_state"] = self.model_.lineage["seed"]
+        made_by = {
+            "class": type(self).__name__,
+            "parameters": parameters,
+            "is_single": self._is_single,
+        }
+        save_model(self.model_, folder, estimator=made_by)
+
+    @classmethod
+    def load(cls, folder: str | Path) -> Self:
+        """
+        Read an estimator that :meth:`save` wrote.
+
+        Parameters
+        ----------
+        folder : str or Path
+
+        Returns
+        -------
+        estimator
+
+        Raises
+        ------
+        riskmtl.artefact.ArtefactError
+            If the folder is not a sound model, or one of another class.
+        """
+        model = load_model(folder, with_challenger=True)
+        made_by = model.lineage["estimator"]
+        if made_by.get("class") != cls.__name__:
+            raise ArtefactError(f"{folder}: holds a {made_by.get('class')}, not a {cls.__name__}")
+        valid = cls._get_param_names()
+        for name in made_by["parameters"]:
+            if name not in valid:
+                raise ArtefactError(f"{folder}: {unknown_name('parameter', name, valid)}")
+        estimator = cls(**made_by["parameters"])
+        if model.schema is not None:
+            estimator.schema = model.schema
+        estimator.feature_names_in_ = model.encoder.feature_names_in_
+        estimator.n_features_in_ = model.encoder.n_features_in_
+        estimator._take_up(model, is_single=bool(made_by["is_single"]))
+        return estimator
+
+    def __sklearn_tags__(self) -> Tags:
+        tags = super().__sklearn_tags__()
+        tags.input_tags.allow_nan = True
+        tags.input_tags.categorical = True
+        tags.input_tags.string = True
+        tags.target_tags.multi_output = True
+        tags.classifier_tags.multi_class = False
+        return tags
+
+
+def _is_table(X: Any) -> bool:
+    if isinstance(X, (pl.DataFrame, pl.LazyFrame)) or nw.dependencies.is_pandas_dataframe(X):
+        return True
+    return hasattr(X, "__arrow_c_stream__") and not nw.dependencies.is_into_series(X)
+
+
+def _warn_of_uninformative(inputs: pl.DataFrame) -> None:
+    """Say which columns teach nothing; a fold of a cross-validation may have such by chance."""
+    distinct = inputs.select(pl.all().n_unique()).row(0)
+    if inputs.height < 2:
+        return
+    for column, count in zip(inputs, distinct, strict=True):
+        if count == 1:
+            what = "is missing" if column.null_count() == inputs.height else "has one value"
+            warnings.warn(
+                f"column {column.name!r} {what} in every training row: it teaches nothing",
+                UserWarning,
+                stacklevel=3,
+            )
+
+
+def _head(task: TaskLabels, values: NDArray[np.float64]) -> Head:
+    if task.kind == "binary":
+        return Head(task.name, "binary", task.classes)
+    mean, scale = float(np.nanmean(values)), float(np.nanstd(values))
+    return Head(task.name, "regression", (), mean=mean, scale=scale)
+
+
+def _rows(
+    encoded: NDArray[np.float32],
+    values: NDArray[np.float64],
+    weights: NDArray[np.float64] | None,
+    heads: Sequence[Head],
+) -> TrainingRows:
+    """Rows as training wants them: float32, regressions standardised, weights of mean 1."""
+    mean = np.array([head.mean for head in heads])
+    scale = np.array([head.scale for head in heads])
+    y = ((values - mean) / scale).astype(np.float32)
+    if weights is None:
+        return TrainingRows(encoded, y)
+    return TrainingRows(encoded, y, (weights / weights.mean()).astype(np.float32))
+
+
+def _hold_out(
+    rows: TrainingRows, times: pl.Series | None, share: float, seed: int
+) -> tuple[TrainingRows, TrainingRows]:
+    """Training and validation rows: the latest are held out, or a share of each label pattern."""
+    if len(rows.x) < FEWEST_TO_HOLD_OUT:
+        return rows, rows
+    if times is not None and times.n_unique() > 1:
+        held_out = _latest(times, rows.y, share)
+    else:
+        held_out = _share_of_patterns(rows.y, share, seed)
+    return rows.where(~held_out), rows.where(held_out)
+
+
+def _latest(times: pl.Series, y: NDArray[np.float32], share: float) -> NDArray[np.bool_]:
+    """
+    The latest rows, from early enough that every task has a share of its observed rows there.
+
+    Young rows often have no mature outcome: a share of all rows could hold none for a task.
+    """
+    moments = times.cast(pl.Int64).to_numpy()
+    starts = [np.quantile(moments[~np.isnan(column)], 1 - share) for column in y.T]
+    chosen: NDArray[np.bool_] = moments >= min(starts)
+    return chosen if not chosen.all() else moments > moments.min()
+
+
+def _share_of_patterns(y: NDArray[np.float32], share: float, seed: int) -> NDArray[np.bool_]:
+    """Choose a share of the rows of each pattern of events, non-events and unobserved labels."""
+    state = np.where(np.isnan(y), 2, y > 0).astype(np.int64)
+    pattern = state @ 3 ** np.arange(y.shape[1])
+    shuffled = np.random.default_rng(seed).permutation(len(y))
+    order = shuffled[np.argsort(pattern[shuffled], kind="stable")]
+    _, start, count = np.unique(pattern[order], return_index=True, return_counts=True)
+    rank = np.arange(len(y)) - np.repeat(start, count)
+    chosen = np.zeros(len(y), dtype=bool)
+    chosen[order] = rank < np.round(share * np.repeat(count, count))
+    return chosen
+
+
+def _calibrated(
+    scorer: Scorer, heads: list[Head], held_out: TrainingRows, *, trained_on: TrainingRows
+) -> list[Head]:
+    if held_out is trained_on:
+        note = Calibrator(note="not fitted: no rows were held out")
+        return [replace(head, calibrator=note) for head in heads]
+    raw = scorer.raw(held_out.x)
+    return [
+        replace(
+            head,
+            calibrator=fit_calibrator(
+                held_out.y[:, i].astype(np.float64), head.uncalibrated(raw[:, i]), held_out.weights
+            ),
+        )
+        if head.kind == "binary"
+        else head
+        for i, head in enumerate(heads)
+    ]
+
+
+def _lineage(
+    schema: DataSchema | None, labels: Labels, rows: TrainingRows, seed: int
+) -> dict[str, Any]:
+    """Where a model comes from, as far as it can be known here."""
+    digest = hashlib.sha256(np.ascontiguousarray(rows.x).data)
+    digest.update(np.ascontiguousarray(rows.y).data)
+    packages = ("riskmtl", "torch", "pytorch-lightning", "lightgbm", "scikit-learn", "polars")
+    return {
+        "created": datetime.now(UTC).isoformat(timespec="seconds"),
+        "rows": len(rows.x),
+        "columns": rows.x.shape[1],
+        "tasks": {
+            task.name: {
+                "observed": int((~np.isnan(labels.values[:, i])).sum()),
+                "events": int(np.nansum(labels.values[:, i])) if task.kind == "binary" else None,
+            }
+            for i, task in enumerate(labels.tasks)
+        },
+        "data_sha256": digest.hexdigest(),
+        "schema_sha256": None if schema is None else schema.hash,
+        "seed": seed,
+        "versions": {"python": platform.python_version(), **{p: version(p) for p in packages}},
+        "git_commit": _git_commit(),
+    }
+
+
+def _git_commit() -> str | None:
+    """Commit of the folder that the program runs in, if it is in a repository."""
+    try:
+        done = subprocess.run(
+            ["git", "rev-parse", "HEAD"], capture_output=True, text=True, timeout=5, check=True
+        )
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return done.stdout.strip()

@@ -1,0 +1,102 @@
+"""
+Calibration per head: an affine map of the log-odds, fitted on validation rows.
+
+The map is increasing, so it changes no ranking. Two numbers per head need few events; a head with
+fewer than :data:`FEWEST_EVENTS` events or non-events is left as it is, and says so.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+FEWEST_EVENTS = 50
+
+
+@dataclass(frozen=True, slots=True)
+class Calibrator:
+    r"""
+    The map :math:`z \mapsto a z + b` of a head's log-odds (Platt 1999).
+
+    Parameters
+    ----------
+    slope, intercept : float
+    events : int
+        Events among the rows it was fitted on.
+    note : str
+        How it was fitted, or why it was not.
+
+    Examples
+    --------
+    >>> Calibrator(slope=1.0, intercept=-0.5).apply(np.array([0.0]))
+    array([-0.5])
+    """
+
+    slope: float = 1.0
+    intercept: float = 0.0
+    events: int = 0
+    note: str = "not fitted"
+
+    @property
+    def is_fitted(self) -> bool:
+        """Whether the map was learned from data."""
+        return self.note == "fitted"
+
+    def apply(self, margins: NDArray[Any]) -> NDArray[Any]:
+        """Calibrated log-odds of raw ones."""
+        return self.slope * margins + self.intercept
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values that JSON can hold."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Calibrator:
+        """Build a calibrator from what :meth:`to_dict` gave."""
+        return cls(**values)
+
+
+def fit_calibrator(
+    labels: NDArray[Any], margins: NDArray[Any], weights: NDArray[Any] | None = None
+) -> Calibrator:
+    """
+    Fit the map of one head by maximum likelihood.
+
+    Parameters
+    ----------
+    labels : ndarray of shape (rows,)
+        0, 1, or NaN for not observed.
+    margins : ndarray of shape (rows,)
+        Raw log-odds.
+    weights : ndarray of shape (rows,), optional
+
+    Returns
+    -------
+    Calibrator
+        The identity, with the reason in ``note``, where events are too few or the fitted map
+        would turn the ranking round.
+    """
+    from sklearn.linear_model import LogisticRegression
+
+    seen = ~np.isnan(labels)
+    y = labels[seen]
+    events = int(y.sum())
+    fewest = min(events, len(y) - events)
+    if fewest < FEWEST_EVENTS:
+        return Calibrator(
+            events=events, note=f"not fitted: {fewest} of at least {FEWEST_EVENTS} events"
+        )
+    chosen = None if weights is None else weights[seen]
+    z = margins[seen].astype(np.float64)
+    # Unit variance keeps the solver from stopping early on very confident heads.
+    centre, scale = z.mean(), max(float(z.std()), 1e-12)
+    fit = LogisticRegression(C=np.inf).fit(((z - centre) / scale)[:, None], y, sample_weight=chosen)
+    slope = float(fit.coef_[0, 0]) / scale
+    if slope <= 0:
+        return Calibrator(events=events, note="not fitted: the head does not rank validation rows")
+    intercept = float(fit.intercept_[0]) - slope * centre
+    return Calibrator(slope=slope, intercept=intercept, events=events, note="fitted")

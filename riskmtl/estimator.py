@@ -1,0 +1,404 @@
+"""One network with a head per task, behind scikit-learn's fit and predict."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, ClassVar, Self
+
+import numpy as np
+import polars as pl
+from numpy.typing import NDArray
+
+from riskmtl.base import MultiTaskEstimator, Prepared
+from riskmtl.errors import unknown_name
+from riskmtl.model import Head
+from riskmtl.networks import NUMERIC_EMBEDDINGS, TRUNKS, NetworkConfig
+from riskmtl.schema import DataSchema
+from riskmtl.scorers import NetworkScorer, Scorer
+
+if TYPE_CHECKING:
+    from riskmtl.baseline import LightGBMBaseline
+    from riskmtl.training.fit import TrainingConfig
+    from riskmtl.training.rows import TaskPlan
+
+_CHOICES: Mapping[str, Sequence[str]] = {
+    "network": list(TRUNKS),
+    "numeric_embedding": NUMERIC_EMBEDDINGS,
+    "monitor": ("average_precision", "roc_auc", "log_loss"),
+    "device": ("auto", "cpu", "cuda"),
+    "precision": ("32", "bf16"),
+}
+_COUNTS = (
+    "embedding_dim",
+    "bins",
+    "experts",
+    "task_experts",
+    "shared_experts",
+    "levels",
+    "epochs",
+    "patience",
+)
+_SHARES = ("dropout", "embedding_dropout")
+_UNITS = ("expert_units", "shared_units", "tower_units")
+
+
+class MultiTaskClassifier(MultiTaskEstimator):
+    """
+    One network with a head for each outcome.
+
+    Parameters
+    ----------
+    network : {"ple", "mmoe", "shared_bottom", "single_task"}
+        How the heads share; ``"single_task"`` trains one network per task, as a control.
+    schema : DataSchema, optional
+        What the table holds; then `fit` takes the raw table, and labels from it.
+    categorical_features : "from_dtype", or sequence of str, int or bool
+        Which columns are categories, where no schema says so.
+    min_count : int or "auto"
+        Categories rarer than this share the code for values never seen.
+    regression_tasks : sequence of str
+        Label columns that are numbers to be predicted, as auxiliary heads.
+    numeric_embedding : {"piecewise_linear", "periodic", "standardize"}
+    embedding_dim : int
+        Numbers per embedded feature.
+    bins : int
+        Bins of the piecewise-linear embedding.
+    experts : int
+        Experts of MMoE.
+    task_experts, shared_experts, levels : int
+        Own experts per task, shared ones, and levels of PLE.
+    expert_units, shared_units, tower_units : sequence of int
+        Layers of an expert, of the shared bottom, of a tower.
+    dropout, embedding_dropout : float
+        In experts and towers; on the embedded features.
+    learning_rate : float or "auto"
+        Peak of the one-cycle schedule. ``"auto"``: 0.004 at a batch of 1024, and in proportion to
+        the square root of the batch otherwise.
+    weight_decay : float
+    batch_size : int or "auto"
+        ``"auto"``: 128 below 10,000 rows, 256 below 50,000, 512 below 150,000, else 1024.
+    epochs, patience : int
+        Most epochs, and epochs without improvement after which training stops.
+    clip : float
+        Largest norm of the gradient.
+    monitor : {"average_precision", "roc_auc", "log_loss"}
+        Validation metric, averaged over the heads, that chooses the best epoch.
+    task_weights : mapping of str to float, optional
+        Factor on a task's loss; 1 where not given.
+    event_weight : "balanced" or mapping of str to float, optional
+        Factor on the events of each task; the log-odds are corrected for it, so that
+        probabilities stay right.
+    calibrate : bool
+        Whether to calibrate each head on the validation rows.
+    validation_share : float
+        Share of the rows held out where `fit` gets no validation rows.
+    challenger : {"lightgbm"}, optional
+        Train this on the same rows too, and keep it beside the network as ``challenger_``.
+    device : {"auto", "cpu", "cuda"}
+    precision : {"32", "bf16"}
+    compile : bool
+        Compile the network for training.
+    checkpoint_dir : str, optional
+        Folder for the last checkpoint; an interrupted `fit` goes on from there.
+    trainer_options : mapping, optional
+        Passed on to :class:`pytorch_lightning.Trainer`.
+    callbacks : sequence of pytorch_lightning.Callback
+    logger : pytorch_lightning logger, optional
+    verbose : bool
+        Whether to show a progress bar.
+    random_state : int, RandomState or None
+
+    Attributes
+    ----------
+    tasks_ : list of str
+        Binary tasks; the columns of ``predict_proba``.
+    classes_ : list of ndarray
+        Negative and positive label per binary task; one array after a fit on 1-d labels.
+    history_ : polars.DataFrame
+        Per epoch and task: training loss and validation metrics.
+    best_epoch_ : int
+        The epoch whose weights were kept, from 0.
+    challenger_ : LightGBMBaseline
+        Only with `challenger`.
+    model_ : RiskModel
+
+    Examples
+    --------
+    >>> import polars as pl
+    >>> from riskmtl import MultiTaskClassifier
+    >>> X = pl.DataFrame({"amount": [1.0, 9.0] * 100, "country": ["FR", "XX"] * 100})
+    >>> y = pl.DataFrame({"fraud": [0, 1] * 100, "takeover": [0, 1, None, 0] * 50})
+    >>> model = MultiTaskClassifier(network="mmoe", epochs=2, random_state=0).fit(X, y)
+    >>> model.predict_proba(X).shape, model.tasks_
+    ((200, 2), ['fraud', 'takeover'])
+    """
+
+    _unsaved: ClassVar[frozenset[str]] = frozenset(
+        {"schema", "trainer_options", "callbacks", "logger", "checkpoint_dir"}
+    )
+
+    def __init__(
+        self,
+        network: str = "ple",
+        *,
+        schema: DataSchema | None = None,
+        categorical_features: Any = "from_dtype",
+        min_count: int | str = "auto",
+        regression_tasks: Sequence[str] = (),
+        numeric_embedding: str = "piecewise_linear",
+        embedding_dim: int = 16,
+        bins: int = 48,
+        experts: int = 8,
+        task_experts: int = 2,
+        shared_experts: int = 2,
+        levels: int = 1,
+        expert_units: Sequence[int] = (128, 64),
+        shared_units: Sequence[int] = (256, 128),
+        tower_units: Sequence[int] = (32,),
+        dropout: float = 0.2,
+        embedding_dropout: float = 0.0,
+        learning_rate: float | str = "auto",
+        weight_decay: float = 1e-2,
+        batch_size: int | str = "auto",
+        epochs: int = 12,
+        patience: int = 4,
+        clip: float = 1.0,
+        monitor: str = "average_precision",
+        task_weights: Mapping[str, float] | None = None,
+        event_weight: str | Mapping[str, float] | None = None,
+        calibrate: bool = True,
+        validation_share: float = 0.15,
+        challenger: str | None = None,
+        device: str = "auto",
+        precision: str = "32",
+        compile: bool = False,
+        checkpoint_dir: str | None = None,
+        trainer_options: Mapping[str, Any] | None = None,
+        callbacks: Sequence[Any] = (),
+        logger: Any = None,
+        verbose: bool = False,
+        random_state: Any = None,
+    ) -> None:
+        self.network = network
+        self.schema = schema
+        self.categorical_features = categorical_features
+        self.min_count = min_count
+        self.regression_tasks = regression_tasks
+        self.numeric_embedding = numeric_embedding
+        self.embedding_dim = embedding_dim
+        self.bins = bins
+        self.experts = experts
+        self.task_experts = task_experts
+        self.shared_experts = shared_experts
+        self.levels = levels
+        self.expert_units = expert_units
+        self.shared_units = shared_units
+        self.tower_units = tower_units
+        self.dropout = dropout
+        self.embedding_dropout = embedding_dropout
+        self.learning_rate = learning_rate
+        self.weight_decay = weight_decay
+        self.batch_size = batch_size
+        self.epochs = epochs
+        self.patience = patience
+        self.clip = clip
+        self.monitor = monitor
+        self.task_weights = task_weights
+        self.event_weight = event_weight
+        self.calibrate = calibrate
+        self.validation_share = validation_share
+        self.challenger = challenger
+        self.device = device
+        self.precision = precision
+        self.compile = compile
+        self.checkpoint_dir = checkpoint_dir
+        self.trainer_options = trainer_options
+        self.callbacks = callbacks
+        self.logger = logger
+        self.verbose = verbose
+        self.random_state = random_state
+
+    # ---- checking parameters -------------------------------------------------------------------
+
+    def _check_parameters(self) -> None:
+        for name, valid in _CHOICES.items():
+            if getattr(self, name) not in valid:
+                raise ValueError(unknown_name(name, getattr(self, name), valid))
+        if self.challenger not in (None, "lightgbm"):
+            raise ValueError(unknown_name("challenger", self.challenger, ["lightgbm"]))
+        for name in _COUNTS:
+            _require_count(name, getattr(self, name))
+        if self.batch_size != "auto":
+            _require_count("batch_size", self.batch_size)
+        for name in _UNITS:
+            units = getattr(self, name)
+            if isinstance(units, (str, int)) or (name != "tower_units" and not len(units)):
+                raise ValueError(f"{name} must be a sequence such as (128, 64), got {units!r}")
+            for unit in units:
+                _require_count(name, unit)
+        for name in _SHARES:
+            if not 0 <= getattr(self, name) < 1:
+                raise ValueError(f"{name} must lie in [0, 1), got {getattr(self, name)!r}")
+        if self.learning_rate != "auto":
+            _require_positive("learning_rate", self.learning_rate)
+        _require_positive("clip", self.clip)
+        if not self.weight_decay >= 0:
+            raise ValueError(f"weight_decay must not be negative, got {self.weight_decay!r}")
+        if isinstance(self.event_weight, str) and self.event_weight != "balanced":
+            raise ValueError(unknown_name("event_weight", self.event_weight, ["balanced"]))
+
+    # ---- learning ------------------------------------------------------------------------------
+
+    def fit(
+        self,
+        X: Any,
+        y: Any = None,
+        sample_weight: Any = None,
+        *,
+        X_val: Any = None,
+        y_val: Any = None,
+        sample_weight_val: Any = None,
+    ) -> Self:
+        """Learn from labelled rows; see :meth:`riskmtl.base.MultiTaskEstimator.fit`."""
+        validation = {"X_val": X_val, "y_val": y_val, "sample_weight_val": sample_weight_val}
+        super().fit(X, y, sample_weight, **validation)
+        if self.challenger is not None:
+            self.challenger_ = self._beside().fit(X, y, sample_weight, **validation)
+            self.model_.challenger = self.challenger_.model_
+        return self
+
+    def _beside(self) -> LightGBMBaseline:
+        from riskmtl.baseline import LightGBMBaseline
+
+        return LightGBMBaseline(
+            schema=self.schema,
+            categorical_features=self.categorical_features,
+            min_count=self.min_count,
+            regression_tasks=self.regression_tasks,
+            validation_share=self.validation_share,
+            calibrate=self.calibrate,
+            verbose=self.verbose,
+            random_state=self.random_state,
+        )
+
+    def _learn(self, data: Prepared) -> tuple[Scorer, list[Head]]:
+        from riskmtl.training.fit import train
+
+        shape = self._shape()
+        names = [task.name for task in data.tasks]
+        plan = self._plan(data, names)
+        trained = train(
+            shape,
+            data.encoder.cardinalities_,
+            plan,
+            self._training(len(data.rows.x), data.seed),
+            data.rows,
+            data.validation,
+        )
+        self.history_ = pl.DataFrame(trained.history, infer_schema_length=None)
+        self.best_epoch_ = trained.best_epoch
+        scorer = NetworkScorer(trained.network, shape, data.encoder.cardinalities_, len(names))
+        heads = [
+            replace(head, shift=math.log(weight))
+            for head, weight in zip(data.heads, plan.positive_weights, strict=True)
+        ]
+        return scorer, heads
+
+    def _shape(self) -> NetworkConfig:
+        return NetworkConfig(
+            network=self.network,
+            numeric_embedding=self.numeric_embedding,
+            embedding_dim=self.embedding_dim,
+            bins=self.bins,
+            experts=self.experts,
+            task_experts=self.task_experts,
+            shared_experts=self.shared_experts,
+            levels=self.levels,
+            expert_units=tuple(self.expert_units),
+            shared_units=tuple(self.shared_units),
+            tower_units=tuple(self.tower_units),
+            dropout=self.dropout,
+            embedding_dropout=self.embedding_dropout,
+        )
+
+    def _training(self, rows: int, seed: int) -> TrainingConfig:
+        from riskmtl.training.fit import TrainingConfig
+
+        batch = _batch_size(rows) if self.batch_size == "auto" else int(self.batch_size)
+        rate = _PEAK_RATE * math.sqrt(batch / _PEAK_BATCH)
+        return TrainingConfig(
+            epochs=self.epochs,
+            patience=self.patience,
+            batch_size=batch,
+            learning_rate=rate if self.learning_rate == "auto" else float(self.learning_rate),
+            weight_decay=self.weight_decay,
+            clip=self.clip,
+            monitor=self.monitor,
+            device=self.device,
+            precision=self.precision,
+            compile=self.compile,
+            seed=seed,
+            checkpoint_dir=self.checkpoint_dir,
+            trainer_options=dict(self.trainer_options or {}),
+            callbacks=tuple(self.callbacks),
+            logger=self.logger,
+            progress=self.verbose,
+        )
+
+    def _plan(self, data: Prepared, names: list[str]) -> TaskPlan:
+        from riskmtl.training.rows import TaskPlan
+
+        weights = _per_task("task_weights", self.task_weights, names)
+        if self.event_weight == "balanced":
+            factors = [_balance(data.rows.y[:, i]) for i in range(len(names))]
+        else:
+            assert not isinstance(self.event_weight, str)
+            factors = _per_task("event_weight", self.event_weight, names)
+        is_regression = tuple(task.kind == "regression" for task in data.tasks)
+        return TaskPlan(
+            names=tuple(names),
+            regression=is_regression,
+            weights=tuple(weights),
+            positive_weights=tuple(
+                1.0 if regression else factor
+                for regression, factor in zip(is_regression, factors, strict=True)
+            ),
+        )
+
+
+_PEAK_RATE, _PEAK_BATCH = 4e-3, 1024
+
+
+def _batch_size(rows: int) -> int:
+    for most_rows, size in ((10_000, 128), (50_000, 256), (150_000, 512)):
+        if rows < most_rows:
+            return size
+    return 1024
+
+
+def _balance(labels: NDArray[np.float32]) -> float:
+    """Non-events per event."""
+    seen = labels[~np.isnan(labels)]
+    events = float((seen > 0).sum())
+    return (len(seen) - events) / events if 0 < events < len(seen) else 1.0
+
+
+def _per_task(name: str, given: Mapping[str, float] | None, tasks: Sequence[str]) -> list[float]:
+    values = dict(given or {})
+    for task, value in values.items():
+        if task not in tasks:
+            raise ValueError(f"{name}: {unknown_name('task', task, tasks)}")
+        _require_positive(f"{name} of {task!r}", value)
+    return [float(values.get(task, 1.0)) for task in tasks]
+
+
+def _require_count(name: str, value: Any) -> None:
+    if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < 1:
+        raise ValueError(f"{name} must be a whole number of at least 1, got {value!r}")
+
+
+def _require_positive(name: str, value: Any) -> None:
+    if isinstance(value, (bool, str)) or not value > 0:
+        raise ValueError(f"{name} must be a positive number, got {value!r}")

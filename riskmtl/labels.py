@@ -1,0 +1,195 @@
+"""Reading labels and weights in every form that users hold them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import narwhals as nw
+import numpy as np
+import polars as pl
+from numpy.typing import NDArray
+
+from riskmtl.errors import unknown_name
+from riskmtl.frames import as_frame
+
+
+@dataclass(frozen=True, slots=True)
+class TaskLabels:
+    """
+    What training learned about one task's labels.
+
+    Parameters
+    ----------
+    name : str
+    kind : {"binary", "regression"}
+    classes : tuple
+        Negative and positive label; empty for a regression.
+    """
+
+    name: str
+    kind: str
+    classes: tuple[Any, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Labels:
+    """
+    Labels of all tasks.
+
+    Parameters
+    ----------
+    tasks : tuple of TaskLabels
+    values : ndarray of float64, shape (rows, tasks)
+        0 or 1 for binary tasks, numbers for regressions, NaN where not observed.
+    is_single : bool
+        Whether they came as one column without a task axis, as scikit-learn's users give them.
+    """
+
+    tasks: tuple[TaskLabels, ...]
+    values: NDArray[np.float64]
+    is_single: bool
+
+
+def read_labels(y: Any, *, regression: Sequence[str] = ()) -> Labels:
+    """
+    Read the labels of training rows and find out their classes.
+
+    Parameters
+    ----------
+    y : frame, series, list or array, of shape (rows,) or (rows, tasks)
+        Labels with null or NaN where the outcome is not observed. Two values of any one type; the
+        greater is the positive class, as in scikit-learn.
+    regression : sequence of str
+        Names of columns that are regressions.
+
+    Returns
+    -------
+    Labels
+
+    Raises
+    ------
+    ValueError
+        If a task has no observed label, only one class, or more than two values.
+
+    Examples
+    --------
+    >>> labels = read_labels(pl.DataFrame({"fraud": ["no", "yes", None]}))
+    >>> labels.values.ravel(), labels.tasks[0].classes
+    (array([ 0.,  1., nan]), ('no', 'yes'))
+    """
+    frame, is_single = _label_frame(y)
+    for name in regression:
+        if name not in frame.columns:
+            raise ValueError("regression_tasks: " + unknown_name("task", name, frame.columns))
+    tasks = tuple(
+        _regression(column) if column.name in regression else _binary(column) for column in frame
+    )
+    return Labels(tasks, _encode(frame, tasks), is_single)
+
+
+def encode_labels(y: Any, tasks: Sequence[TaskLabels]) -> NDArray[np.float64]:
+    """
+    Read labels of other rows with the classes found in training.
+
+    Parameters
+    ----------
+    y : as in :func:`read_labels`
+    tasks : sequence of TaskLabels
+
+    Returns
+    -------
+    ndarray of float64, shape (rows, tasks)
+
+    Raises
+    ------
+    ValueError
+        If a task is missing or a label is neither of its two classes.
+    """
+    frame, is_single = _label_frame(y)
+    names = [task.name for task in tasks]
+    if not is_single and not isinstance(y, (np.ndarray, list)):
+        missing = [name for name in names if name not in frame.columns]
+        if missing:
+            raise ValueError(f"labels of task {missing[0]!r} are missing")
+        frame = frame.select(names)
+    if frame.width != len(names):
+        raise ValueError(f"labels have {frame.width} column(s), the model has {len(names)} task(s)")
+    return _encode(frame.rename(dict(zip(frame.columns, names, strict=True))), tasks)
+
+
+def _label_frame(y: Any) -> tuple[pl.DataFrame, bool]:
+    """Labels as a frame with a column per task, and whether they came as one column."""
+    if isinstance(y, pl.Series) or nw.dependencies.is_into_series(y):
+        series = nw.from_native(y, series_only=True)
+        return as_frame(series.to_frame().to_native()).rename(lambda name: str(name) or "y"), True
+    if isinstance(y, (pl.DataFrame, pl.LazyFrame)) or hasattr(y, "columns"):
+        return as_frame(y), False
+    values = np.asarray(y)
+    if values.ndim == 0 or values.ndim > 2:
+        raise ValueError(f"labels must have one or two dimensions, got {values.ndim}")
+    if np.iscomplexobj(values):
+        raise ValueError("Complex data not supported")
+    if values.dtype.kind in "SU":
+        values = values.astype(object)
+    if values.ndim == 1:
+        return as_frame(values[:, None], columns=["y"]), True
+    return as_frame(values, columns=[f"task_{i}" for i in range(values.shape[1])]), False
+
+
+def _known(column: pl.Series) -> pl.Series:
+    if column.dtype.is_float():
+        if column.is_infinite().any():
+            raise ValueError(f"label {column.name!r} holds infinity: correct it, or set it to null")
+        column = column.fill_nan(None)
+    return column.drop_nulls()
+
+
+def _binary(column: pl.Series) -> TaskLabels:
+    seen = _known(column).unique().sort().to_list()
+    if not seen:
+        raise ValueError(f"task {column.name!r} has no observed label: leave the task out")
+    if len(seen) == 1:
+        raise ValueError(
+            f"task {column.name!r} has only one class among its observed labels ({seen[0]!r}): "
+            "both an event and a non-event are needed"
+        )
+    if len(seen) > 2:
+        kind = "continuous" if column.dtype.is_float() else "multiclass"
+        raise ValueError(
+            f"Unknown label type: {kind}. Label {column.name!r} holds {len(seen)} values, among "
+            f"them {seen[0]!r}, {seen[1]!r} and {seen[2]!r}. Only binary classification is "
+            "supported. The type of the target must have two values; name a number to be "
+            "predicted in regression_tasks"
+        )
+    return TaskLabels(column.name, "binary", (seen[0], seen[1]))
+
+
+def _regression(column: pl.Series) -> TaskLabels:
+    if not column.dtype.is_numeric():
+        raise ValueError(f"label {column.name!r} of a regression task is not a number")
+    if _known(column).n_unique() < 2:
+        raise ValueError(f"task {column.name!r} has fewer than two observed values")
+    return TaskLabels(column.name, "regression", ())
+
+
+def _encode(frame: pl.DataFrame, tasks: Sequence[TaskLabels]) -> NDArray[np.float64]:
+    values = np.empty((frame.height, len(tasks)))
+    for position, task in enumerate(tasks):
+        column = frame[task.name]
+        if column.dtype.is_float():
+            column = column.fill_nan(None)
+        if task.kind == "regression":
+            values[:, position] = column.cast(pl.Float64).fill_null(float("nan")).to_numpy()
+            continue
+        negative, positive = task.classes
+        is_positive = column == positive
+        strange = ~is_positive & (column != negative)
+        if strange.any():
+            raise ValueError(
+                f"label {task.name!r} holds {column.filter(strange)[0]!r}, which is neither "
+                f"{negative!r} nor {positive!r}"
+            )
+        values[:, position] = is_positive.cast(pl.Float64).fill_null(float("nan")).to_numpy()
+    return values

@@ -1,0 +1,148 @@
+"""
+A fitted model: what training makes, the disk keeps and scoring uses.
+
+It holds schema, encoder, scorer, heads with their calibrators, and lineage, and knows neither
+scikit-learn's manners nor how it was trained.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import numpy as np
+import polars as pl
+from numpy.typing import NDArray
+
+from riskmtl.calibration import Calibrator
+from riskmtl.encoding import FeatureEncoder
+from riskmtl.frames import as_frame
+from riskmtl.schema import DataSchema
+from riskmtl.scorers import Scorer
+
+
+@dataclass(frozen=True, slots=True)
+class Head:
+    """
+    From a scorer's raw output to a task's answer.
+
+    Parameters
+    ----------
+    task : str
+    kind : {"binary", "regression"}
+    classes : tuple
+        Label of the negative and of the positive class; empty for a regression.
+    shift : float
+        Subtracted from raw log-odds: what reweighting events in training added.
+    mean, scale : float
+        Of the labels of a regression task in training.
+    calibrator : Calibrator
+    """
+
+    task: str
+    kind: str = "binary"
+    classes: tuple[Any, ...] = (0, 1)
+    shift: float = 0.0
+    mean: float = 0.0
+    scale: float = 1.0
+    calibrator: Calibrator = field(default_factory=Calibrator)
+
+    def uncalibrated(self, raw: NDArray[Any]) -> NDArray[Any]:
+        """Log-odds of a binary head, or predictions of a regression, before calibration."""
+        if self.kind == "regression":
+            return raw * self.scale + self.mean
+        return raw - self.shift
+
+    def margin(self, raw: NDArray[Any]) -> NDArray[Any]:
+        """Calibrated log-odds of a binary head, or predictions of a regression."""
+        return self.calibrator.apply(self.uncalibrated(raw))
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values that JSON can hold."""
+        return {**asdict(self), "calibrator": self.calibrator.to_dict()}
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Head:
+        """Build a head from what :meth:`to_dict` gave."""
+        calibrator = Calibrator.from_dict(values["calibrator"])
+        return cls(**{**values, "classes": tuple(values["classes"]), "calibrator": calibrator})
+
+
+@dataclass(slots=True)
+class RiskModel:
+    """
+    A fitted model of several tasks.
+
+    Parameters
+    ----------
+    encoder : FeatureEncoder
+    scorer : Scorer
+    heads : list of Head
+    schema : DataSchema, optional
+        Given one, tables come in raw, with missing codes and dates as the schema says.
+    lineage : dict
+        Where the model comes from.
+    challenger : RiskModel, optional
+        A model of the same tasks trained on the same rows.
+    """
+
+    encoder: FeatureEncoder
+    scorer: Scorer
+    heads: list[Head]
+    schema: DataSchema | None = None
+    lineage: dict[str, Any] = field(default_factory=dict)
+    challenger: RiskModel | None = None
+
+    @property
+    def tasks(self) -> list[str]:
+        """Names of the binary tasks, in the order of the columns of :meth:`probabilities`."""
+        return [head.task for head in self.heads if head.kind == "binary"]
+
+    def encode(self, table: Any) -> NDArray[np.float32]:
+        """Encode a table as the scorer wants it, ``(rows, features)``."""
+        frame = as_frame(table)
+        return self.encoder.transform(self.schema.inputs(frame) if self.schema else frame)
+
+    def outputs(self, encoded: NDArray[np.float32]) -> dict[str, NDArray[np.float64]]:
+        """Calibrated log-odds, or predictions, of every head for encoded rows."""
+        raw = self.scorer.raw(encoded)
+        return {head.task: head.margin(raw[:, i]) for i, head in enumerate(self.heads)}
+
+    def margins(self, encoded: NDArray[np.float32]) -> NDArray[np.float64]:
+        """Calibrated log-odds of the binary heads, ``(rows, binary tasks)``."""
+        outputs = self.outputs(encoded)
+        return np.column_stack([outputs[task] for task in self.tasks])
+
+    def probabilities(self, encoded: NDArray[np.float32]) -> NDArray[np.float64]:
+        """P(positive) of the binary heads, ``(rows, binary tasks)``."""
+        return sigmoid(self.margins(encoded))
+
+    def predict_frame(self, table: Any) -> pl.DataFrame:
+        """
+        Score a table.
+
+        Parameters
+        ----------
+        table : table
+            See :func:`riskmtl.frames.as_frame`.
+
+        Returns
+        -------
+        polars.DataFrame
+            One column per task: P(positive), or the prediction of a regression.
+        """
+        outputs = self.outputs(self.encode(table))
+        return pl.DataFrame(
+            {
+                head.task: sigmoid(outputs[head.task])
+                if head.kind == "binary"
+                else outputs[head.task]
+                for head in self.heads
+            }
+        )
+
+
+def sigmoid(margins: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Probabilities of log-odds, without overflow."""
+    return np.asarray(1 / (1 + np.exp(-np.clip(margins, -700, 700))), dtype=np.float64)

@@ -1,0 +1,63 @@
+"""The shape of a network, as plain values that a manifest can hold."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NetworkConfig:
+    """
+    The shape of a network.
+
+    Parameters
+    ----------
+    network : str
+        A name in :data:`riskmtl.networks.TRUNKS`.
+    numeric_embedding : {"piecewise_linear", "periodic", "standardize"}
+    embedding_dim : int
+        Numbers per embedded feature.
+    bins : int
+        Bins of the piecewise-linear embedding.
+    experts : int
+        Experts of MMoE.
+    task_experts, shared_experts : int
+        Experts of PLE: own ones per task, and shared ones, per level.
+    levels : int
+        Levels of PLE.
+    expert_units : tuple of int
+        Layers of an expert.
+    shared_units : tuple of int
+        Layers of the shared bottom.
+    tower_units : tuple of int
+        Hidden layers of a tower.
+    dropout : float
+        Dropout in experts, shared body and towers.
+    embedding_dropout : float
+        Dropout on the embedded features.
+    """
+
+    network: str = "ple"
+    numeric_embedding: str = "piecewise_linear"
+    embedding_dim: int = 16
+    bins: int = 48
+    experts: int = 8
+    task_experts: int = 2
+    shared_experts: int = 2
+    levels: int = 1
+    expert_units: tuple[int, ...] = (128, 64)
+    shared_units: tuple[int, ...] = (256, 128)
+    tower_units: tuple[int, ...] = (32,)
+    dropout: float = 0.2
+    embedding_dropout: float = 0.0
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> NetworkConfig:
+        """Build a shape from what :func:`dataclasses.asdict` gave, lists for tuples allowed."""
+        plain: dict[str, Any] = {
+            name: tuple(value) if isinstance(value, list) else value
+            for name, value in values.items()
+        }
+        return cls(**plain)

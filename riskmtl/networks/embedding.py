@@ -1,0 +1,337 @@
+"""
+What is learned about a single feature: its scale or bins, its embedding, its missing vector.
+
+Input is the encoder's matrix, one column a feature: values with NaN for missing, or codes.
+"""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+# Enough rows to place 48 quantiles; more only cost time.
+_MOST_ROWS_FOR_EDGES = 200_000
+
+
+class NumericEmbedding(nn.Module, ABC):
+    """
+    Base of the numeric embeddings: ``(batch, features)`` to ``(batch, features, width)``.
+
+    A missing value (NaN) is replaced by a vector learned for its feature, and a value outside the
+    training range counts as the nearest one inside.
+
+    Parameters
+    ----------
+    features : int
+    width : int
+        Numbers per feature in the output.
+    """
+
+    def __init__(self, features: int, width: int) -> None:
+        super().__init__()
+        self.features = features
+        self.width = width
+        self.missing = nn.Parameter(torch.zeros(features, width))
+
+    @abstractmethod
+    def fit(self, values: NDArray[np.float32]) -> None:
+        """
+        Learn scale or bins of each feature.
+
+        Parameters
+        ----------
+        values : ndarray of shape (rows, features)
+            Training rows, NaN for missing.
+        """
+
+    @abstractmethod
+    def embed(self, x: Tensor) -> Tensor:
+        """Embed values without regard to the missing ones."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Embed ``(batch, features)`` as ``(batch, features, width)``."""
+        unknown = torch.isnan(x)
+        embedded = self.embed(torch.where(unknown, torch.zeros_like(x), x))
+        return torch.where(unknown.unsqueeze(-1), self.missing, embedded)
+
+
+class Standardized(NumericEmbedding):
+    r"""
+    One number per feature: :math:`(\min(\max(x, l), h) - \mu) / \sigma`.
+
+    Parameters
+    ----------
+    features : int
+
+    Examples
+    --------
+    >>> embedding = Standardized(1)
+    >>> embedding.fit(np.array([[0.0], [2.0]], dtype=np.float32))
+    >>> embedding(torch.tensor([[2.0], [9.0]])).flatten().tolist()
+    [1.0, 1.0]
+    """
+
+    low: Tensor
+    high: Tensor
+    mean: Tensor
+    scale: Tensor
+
+    def __init__(self, features: int) -> None:
+        super().__init__(features, 1)
+        self.register_buffer("low", torch.zeros(features))
+        self.register_buffer("high", torch.ones(features))
+        self.register_buffer("mean", torch.zeros(features))
+        self.register_buffer("scale", torch.ones(features))
+
+    def fit(self, values: NDArray[np.float32]) -> None:
+        """Learn range, mean and standard deviation of each feature."""
+        for position in range(self.features):
+            seen = _seen(values[:, position])
+            spread = seen.std()
+            self.low[position] = float(seen.min())
+            self.high[position] = float(seen.max())
+            self.mean[position] = float(seen.mean())
+            self.scale[position] = float(spread) if spread > 0 else 1.0
+
+    def scaled(self, x: Tensor) -> Tensor:
+        """Clamped and standardised values, ``(batch, features)``."""
+        return (x.clamp(self.low, self.high) - self.mean) / self.scale
+
+    def embed(self, x: Tensor) -> Tensor:
+        """Embed values as themselves, standardised."""
+        return self.scaled(x).unsqueeze(-1)
+
+
+class Periodic(Standardized):
+    r"""
+    Sines and cosines at learned frequencies, then a linear layer per feature.
+
+    With :math:`z` the standardised value,
+    :math:`e = \mathrm{ReLU}(W [\cos 2\pi c z, \sin 2\pi c z] + b)`, and
+    :math:`c \sim N(0, \sigma^2)` at the start (Gorishniy et al. 2022, section 3.3).
+
+    Parameters
+    ----------
+    features : int
+    width : int
+    frequencies : int
+        Frequencies per feature.
+    sigma : float
+        Standard deviation of the frequencies at the start.
+    """
+
+    def __init__(
+        self, features: int, width: int, *, frequencies: int = 24, sigma: float = 0.1
+    ) -> None:
+        super().__init__(features)
+        self.width = width
+        self.missing = nn.Parameter(torch.zeros(features, width))
+        self.frequency = nn.Parameter(torch.randn(features, frequencies) * sigma)
+        bound = 1 / math.sqrt(2 * frequencies)
+        self.weight = nn.Parameter(
+            torch.empty(features, 2 * frequencies, width).uniform_(-bound, bound)
+        )
+        self.bias = nn.Parameter(torch.zeros(features, width))
+
+    def embed(self, x: Tensor) -> Tensor:
+        """Embed values by sines and cosines."""
+        phase = 2 * math.pi * self.frequency * self.scaled(x).unsqueeze(-1)
+        waves = torch.cat([phase.cos(), phase.sin()], dim=-1)  # (batch, features, 2 frequencies)
+        mixed = torch.bmm(waves.transpose(0, 1), self.weight).transpose(0, 1) + self.bias
+        return torch.relu(mixed)
+
+
+class PiecewiseLinear(NumericEmbedding):
+    r"""
+    A continuous piecewise-linear function of each value, with knots at training quantiles.
+
+    A value is encoded by how far it fills each bin,
+    :math:`t_k = \min(1, \max(0, (x - b_{k-1}) / (b_k - b_{k-1})))`
+    (Gorishniy et al. 2022, equation 1, with both ends clamped), and embedded as
+    :math:`e = u v + b + \sum_k t_k W_k`, where :math:`u` is the mean filling on a scale of unit
+    variance. :math:`W` starts at zero, so that the function starts linear in the value's rank.
+
+    Parameters
+    ----------
+    features : int
+    width : int
+    bins : int
+        Most bins per feature; a feature with fewer distinct values has fewer.
+
+    Examples
+    --------
+    >>> embedding = PiecewiseLinear(1, 4, bins=8)
+    >>> embedding.fit(np.linspace(0, 1, 100, dtype=np.float32)[:, None])
+    >>> embedding(torch.rand(5, 1)).shape
+    torch.Size([5, 1, 4])
+    """
+
+    left: Tensor
+    bin_width: Tensor
+    count: Tensor
+
+    def __init__(self, features: int, width: int, *, bins: int) -> None:
+        super().__init__(features, width)
+        self.bins = bins
+        # A bin that a feature does not have begins at infinity: nothing ever fills it.
+        self.register_buffer("left", torch.full((features, bins), math.inf))
+        self.register_buffer("bin_width", torch.ones(features, bins))
+        self.register_buffer("count", torch.ones(features))
+        bound = 1 / math.sqrt(width)
+        self.linear = nn.Parameter(torch.empty(features, width).uniform_(-bound, bound))
+        self.bias = nn.Parameter(torch.empty(features, width).uniform_(-bound, bound))
+        self.weight = nn.Parameter(torch.zeros(features, bins, width))
+
+    def fit(self, values: NDArray[np.float32]) -> None:
+        """Place the bin edges of each feature at quantiles of its values."""
+        quantiles = np.linspace(0, 1, self.bins + 1)
+        for position in range(self.features):
+            seen = _seen(values[:, position])
+            edges = np.unique(np.quantile(seen, quantiles).astype(np.float32))
+            if len(edges) < 2:
+                continue
+            used = len(edges) - 1
+            self.left[position, :used] = torch.from_numpy(edges[:-1])
+            self.bin_width[position, :used] = torch.from_numpy(np.diff(edges))
+            self.count[position] = used
+
+    def embed(self, x: Tensor) -> Tensor:
+        """Embed values by how far they fill each bin."""
+        # (batch, features, bins)
+        filling = ((x.unsqueeze(-1) - self.left) / self.bin_width).clamp(0, 1)
+        rank = (2 * filling.sum(-1) / self.count - 1) * math.sqrt(3)
+        curve = torch.bmm(filling.transpose(0, 1), self.weight).transpose(0, 1)
+        return torch.addcmul(self.bias, rank.unsqueeze(-1), self.linear) + curve
+
+
+class CategoricalEmbedding(nn.Module):
+    """
+    A table of vectors per feature, all in one: ``(batch, features)`` to ``(…, width)``.
+
+    Codes 0 (never seen) and 1 (missing) have rows like any other; row 0 starts at zero.
+
+    Parameters
+    ----------
+    cardinalities : sequence of int
+        Number of codes per feature.
+    width : int
+    """
+
+    offset: Tensor
+
+    def __init__(self, cardinalities: Sequence[int], width: int) -> None:
+        super().__init__()
+        offset = torch.tensor([0, *cardinalities[:-1]]).cumsum(0)
+        self.register_buffer("offset", offset, persistent=False)
+        self.weight = nn.Parameter(torch.randn(sum(cardinalities), width) / math.sqrt(width))
+        with torch.no_grad():
+            self.weight[offset] = 0
+
+    def forward(self, codes: Tensor) -> Tensor:
+        """Look up ``(batch, features)`` codes as ``(batch, features, width)``."""
+        return nn.functional.embedding(codes.long() + self.offset, self.weight)
+
+
+class FeatureEmbedding(nn.Module):
+    """
+    Embed every feature and lay the results side by side.
+
+    Parameters
+    ----------
+    cardinalities : sequence of int
+        Per feature: its number of codes, or 0 if it is numeric.
+    numeric : {"piecewise_linear", "periodic", "standardize"}
+    width : int
+        Numbers per embedded feature.
+    bins : int
+        Bins of the piecewise-linear form.
+    dropout : float
+        Share of the embedded numbers dropped in training.
+
+    Attributes
+    ----------
+    out_features : int
+        Width of the output.
+
+    Examples
+    --------
+    >>> embedding = FeatureEmbedding([0, 5], numeric="piecewise_linear", width=4, bins=8)
+    >>> embedding.fit(np.array([[0.5, 2.0], [1.5, 3.0]], dtype=np.float32))
+    >>> embedding(torch.tensor([[1.0, 2.0]])).shape
+    torch.Size([1, 8])
+    """
+
+    numeric_columns: Tensor
+    categorical_columns: Tensor
+
+    def __init__(
+        self,
+        cardinalities: Sequence[int],
+        *,
+        numeric: str,
+        width: int,
+        bins: int,
+        dropout: float = 0.0,
+    ) -> None:
+        super().__init__()
+        numbers = [i for i, n in enumerate(cardinalities) if n == 0]
+        categories = [i for i, n in enumerate(cardinalities) if n > 0]
+        self.register_buffer("numeric_columns", torch.tensor(numbers), persistent=False)
+        self.register_buffer("categorical_columns", torch.tensor(categories), persistent=False)
+        self.numeric = _numeric_embedding(numeric, len(numbers), width, bins) if numbers else None
+        self.categorical = (
+            CategoricalEmbedding([cardinalities[i] for i in categories], width)
+            if categories
+            else None
+        )
+        self.dropout = nn.Dropout(dropout)
+        self.out_features = len(categories) * width
+        if self.numeric is not None:
+            self.out_features += len(numbers) * self.numeric.width
+
+    def fit(self, encoded: NDArray[np.float32]) -> None:
+        """
+        Learn scale or bins of the numeric features.
+
+        Parameters
+        ----------
+        encoded : ndarray of shape (rows, features)
+            Training rows as the encoder gives them.
+        """
+        if self.numeric is not None:
+            step = -(-len(encoded) // _MOST_ROWS_FOR_EDGES)
+            self.numeric.fit(encoded[::step, self.numeric_columns.cpu().numpy()])
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Embed ``(batch, features)`` as ``(batch, out_features)``."""
+        parts = []
+        if self.numeric is not None:
+            values = x if self.categorical is None else x.index_select(1, self.numeric_columns)
+            parts.append(self.numeric(values).flatten(1))
+        if self.categorical is not None:
+            codes = x if self.numeric is None else x.index_select(1, self.categorical_columns)
+            parts.append(self.categorical(codes).flatten(1))
+        return self.dropout(parts[0] if len(parts) == 1 else torch.cat(parts, dim=1))
+
+
+NUMERIC_EMBEDDINGS = ("piecewise_linear", "periodic", "standardize")
+
+
+def _numeric_embedding(name: str, features: int, width: int, bins: int) -> NumericEmbedding:
+    if name == "piecewise_linear":
+        return PiecewiseLinear(features, width, bins=bins)
+    if name == "periodic":
+        return Periodic(features, width)
+    return Standardized(features)
+
+
+def _seen(values: NDArray[np.float32]) -> NDArray[np.float64]:
+    """Known values of a feature; a single zero if none is known."""
+    seen = values[~np.isnan(values)].astype(np.float64)
+    return seen if len(seen) else np.zeros(1)

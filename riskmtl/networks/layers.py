@@ -1,0 +1,173 @@
+"""
+Layers over groups: all experts, all gates or all towers of a level are one tensor.
+
+The first axis of a grouped tensor is the group, so each layer is one batched product.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from itertools import pairwise
+
+import torch
+from torch import Tensor, nn
+
+
+class GroupLinear(nn.Module):
+    r"""
+    A linear layer per group: :math:`y_g = x_g W_g + b_g`.
+
+    Parameters
+    ----------
+    groups, in_features, out_features : int
+    bias : bool
+
+    Notes
+    -----
+    Each group's slice is drawn by itself, as :class:`torch.nn.Linear` draws its weights. An input
+    shared by all groups is broadcast, which costs no copy.
+
+    Examples
+    --------
+    >>> layer = GroupLinear(3, 4, 2)
+    >>> layer(torch.rand(5, 4)).shape, layer(torch.rand(3, 5, 4)).shape
+    (torch.Size([3, 5, 2]), torch.Size([3, 5, 2]))
+    """
+
+    def __init__(
+        self, groups: int, in_features: int, out_features: int, *, bias: bool = True
+    ) -> None:
+        super().__init__()
+        bound = 1 / math.sqrt(in_features)
+        shape = (groups, in_features, out_features)
+        self.weight = nn.Parameter(torch.empty(shape).uniform_(-bound, bound))
+        self.bias = (
+            nn.Parameter(torch.empty(groups, 1, out_features).uniform_(-bound, bound))
+            if bias
+            else None
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map ``(batch, in)`` or ``(groups, batch, in)`` to ``(groups, batch, out)``."""
+        if x.dim() == 2:
+            x = x.expand(self.weight.shape[0], *x.shape)
+        if self.bias is None:
+            return torch.bmm(x, self.weight)
+        return torch.baddbmm(self.bias, x, self.weight)
+
+
+class GroupMLP(nn.Module):
+    """
+    A multi-layer perceptron per group: linear, ReLU and dropout for each entry of `units`.
+
+    Parameters
+    ----------
+    groups, in_features : int
+    units : sequence of int
+        Width of each layer; may be empty.
+    dropout : float
+
+    Attributes
+    ----------
+    out_features : int
+    """
+
+    def __init__(
+        self, groups: int, in_features: int, units: Sequence[int], *, dropout: float = 0.0
+    ) -> None:
+        super().__init__()
+        widths = [in_features, *units]
+        self.layers = nn.ModuleList(GroupLinear(groups, a, b) for a, b in pairwise(widths))
+        self.dropout = nn.Dropout(dropout)
+        self.out_features = widths[-1]
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map ``(batch, in)`` or ``(groups, batch, in)`` to ``(groups, batch, out)``."""
+        for layer in self.layers:
+            x = self.dropout(torch.relu(layer(x)))
+        return x
+
+
+class Gates(nn.Module):
+    r"""
+    One softmax over experts per gate: :math:`w_g(x) = \mathrm{softmax}(W_g x)`.
+
+    Parameters
+    ----------
+    in_features : int
+    selects : Tensor of bool, shape (gates, experts)
+        Which experts each gate may select.
+
+    Notes
+    -----
+    Equation 6 of Ma et al. 2018 (MMoE) and equation 3 of Tang et al. 2020 (PLE); no bias there.
+    """
+
+    blocked: Tensor
+
+    def __init__(self, in_features: int, selects: Tensor) -> None:
+        super().__init__()
+        gates, experts = selects.shape
+        self.linear = GroupLinear(gates, in_features, experts, bias=False)
+        self.register_buffer("blocked", ~selects.unsqueeze(1), persistent=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map ``(batch, in)`` or ``(gates, batch, in)`` to weights ``(gates, batch, experts)``."""
+        return self.linear(x).masked_fill(self.blocked, -math.inf).softmax(-1)
+
+
+def mix(weights: Tensor, experts: Tensor) -> Tensor:
+    r"""
+    Weighted sums of expert outputs: :math:`m_g = \sum_e w_{ge} h_e`.
+
+    Parameters
+    ----------
+    weights : Tensor of shape (gates, batch, experts)
+    experts : Tensor of shape (experts, batch, width)
+
+    Returns
+    -------
+    Tensor of shape (gates, batch, width)
+
+    Notes
+    -----
+    A product and a sum; a product of small matrices per row is several times slower on a CPU.
+    """
+    return (weights.transpose(1, 2).unsqueeze(-1) * experts).sum(1)
+
+
+class Towers(nn.Module):
+    """
+    One small network per task on top of its representation, ending in one number.
+
+    Parameters
+    ----------
+    tasks, in_features : int
+    units : sequence of int
+        Hidden layers of a tower.
+    dropout : float
+    """
+
+    def __init__(
+        self, tasks: int, in_features: int, units: Sequence[int], *, dropout: float = 0.0
+    ) -> None:
+        super().__init__()
+        self.hidden = GroupMLP(tasks, in_features, units, dropout=dropout)
+        self.out = GroupLinear(tasks, self.hidden.out_features, 1)
+
+    def start_at(self, outputs: Tensor) -> None:
+        """
+        Set the bias of each head, so that training starts at the base rates.
+
+        Parameters
+        ----------
+        outputs : Tensor of shape (tasks,)
+        """
+        assert self.out.bias is not None
+        with torch.no_grad():
+            self.out.bias.copy_(outputs.view(-1, 1, 1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map ``(tasks, batch, in)`` to one number per row and task, ``(batch, tasks)``."""
+        return self.out(self.hidden(x)).squeeze(-1).transpose(0, 1)

@@ -1,0 +1,95 @@
+"""Progressive layered extraction (Tang et al. 2020)."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from riskmtl.networks.config import NetworkConfig
+from riskmtl.networks.layers import Gates, GroupMLP, mix
+
+
+class ExtractionLayer(nn.Module):
+    r"""
+    One level: own experts per task and shared ones, a gate per task, and one for the shared part.
+
+    Task :math:`k` mixes its own and the shared experts (equations 1 to 3); the shared gate mixes
+    **all** experts (section 4.3). The last level has no shared gate, since nothing would read it.
+
+    Parameters
+    ----------
+    in_features, tasks : int
+    config : NetworkConfig
+        Uses ``task_experts``, ``shared_experts``, ``expert_units`` and ``dropout``.
+    is_last : bool
+
+    Notes
+    -----
+    Experts are ordered by task, the shared ones last. Streams are the tasks, then the shared one.
+    """
+
+    stream: Tensor
+
+    def __init__(
+        self, in_features: int, tasks: int, config: NetworkConfig, *, is_last: bool
+    ) -> None:
+        super().__init__()
+        own, shared = config.task_experts, config.shared_experts
+        streams = torch.arange(tasks + 1)
+        counts = torch.tensor([own] * tasks + [shared])
+        self.register_buffer("stream", streams.repeat_interleave(counts), persistent=False)
+        self.gated_streams = tasks if is_last else tasks + 1
+        gate = streams[: self.gated_streams].unsqueeze(1)
+        is_shared = self.stream == tasks
+        selects = (gate == self.stream) | is_shared | (gate == tasks)
+        self.experts = GroupMLP(
+            len(self.stream), in_features, config.expert_units, dropout=config.dropout
+        )
+        self.gates = Gates(in_features, selects)
+        self.out_features = self.experts.out_features
+
+    def forward(self, x: Tensor) -> Tensor:
+        """
+        Map streams to streams.
+
+        Parameters
+        ----------
+        x : Tensor of shape (batch, in) or (tasks + 1, batch, in)
+            The input of the first level, or the output of the level before.
+
+        Returns
+        -------
+        Tensor of shape (tasks + 1, batch, out), or (tasks, batch, out) at the last level
+        """
+        if x.dim() == 2:
+            return mix(self.gates(x), self.experts(x))
+        return mix(self.gates(x[: self.gated_streams]), self.experts(x[self.stream]))
+
+
+class PLE(nn.Module):
+    """
+    Extraction layers on top of each other; with one level this is customised gate control (CGC).
+
+    Parameters
+    ----------
+    in_features, tasks : int
+    config : NetworkConfig
+        Uses ``levels`` and what :class:`ExtractionLayer` uses.
+    """
+
+    def __init__(self, in_features: int, tasks: int, config: NetworkConfig) -> None:
+        super().__init__()
+        levels = []
+        width = in_features
+        for level in range(config.levels):
+            layer = ExtractionLayer(width, tasks, config, is_last=level == config.levels - 1)
+            width = layer.out_features
+            levels.append(layer)
+        self.levels = nn.ModuleList(levels)
+        self.out_features = width
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map ``(batch, in)`` to ``(tasks, batch, out)``."""
+        for level in self.levels:
+            x = level(x)
+        return x

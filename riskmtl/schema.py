@@ -1,0 +1,660 @@
+"""
+What a table holds: its columns, its tasks, when a label counts as observed, how to split it.
+
+A schema never changes a value but for two things: a code that stands for "missing" becomes null,
+and a date that is an input becomes the number of days before the row's time.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass, field
+from datetime import date, datetime, timedelta
+from typing import Any, NamedTuple
+
+import numpy as np
+import polars as pl
+
+TYPES = ("number", "integer", "string", "boolean", "date", "datetime", "year")
+ROLES = ("numeric", "categorical", "key", "time", "weight", "protected", "ignored")
+KINDS = ("binary", "regression")
+DATE_TYPES = ("date", "datetime", "year")
+
+_TEXT = (pl.String, pl.Categorical, pl.Enum)
+
+
+class DataError(ValueError):
+    """A table that does not keep what its schema promises; the message names the column."""
+
+
+@dataclass(frozen=True, slots=True)
+class Column:
+    """
+    One column of a table.
+
+    Parameters
+    ----------
+    name : str
+    type : {"number", "integer", "string", "boolean", "date", "datetime", "year"}
+    role : {"numeric", "categorical", "key", "time", "weight", "protected", "ignored"}
+        `numeric` and `categorical` columns are inputs. A `protected` column is no input and kept
+        for fairness evidence; an input that is also protected has ``protected=True``.
+    required : bool
+        Rows without a value are refused.
+    minimum, maximum : float, optional
+        Rows outside are refused.
+    enum : tuple, optional
+        Rows with another value are refused.
+    missing_values : tuple
+        Codes that mean missing.
+    protected : bool
+        Whether an input is also a protected characteristic.
+    """
+
+    name: str
+    type: str
+    role: str
+    required: bool = False
+    minimum: float | None = None
+    maximum: float | None = None
+    enum: tuple[Any, ...] | None = None
+    missing_values: tuple[Any, ...] = ()
+    protected: bool = False
+
+    @property
+    def is_input(self) -> bool:
+        """Whether the model sees this column."""
+        return self.role in ("numeric", "categorical")
+
+    def accepts(self, dtype: pl.DataType) -> bool:
+        """Whether a polars type can hold this column's values."""
+        if dtype == pl.Null:
+            return True
+        if self.type in ("number", "integer", "year"):
+            return dtype.is_numeric()
+        if self.type == "boolean":
+            return dtype == pl.Boolean
+        if self.type == "string":
+            return isinstance(dtype, _TEXT)
+        return dtype == pl.Date or isinstance(dtype, pl.Datetime)
+
+
+@dataclass(frozen=True, slots=True)
+class Task:
+    """
+    One outcome, and when its label counts as observed.
+
+    Parameters
+    ----------
+    name : str
+    label : str
+        The label column.
+    kind : {"binary", "regression"}
+    positive : tuple
+        Label values of the positive class.
+    negative : tuple, optional
+        Label values of the negative class; ``None``: the one other value in the data.
+    negative_rest : bool
+        Every value that is not positive is negative.
+    where : mapping
+        Column to tuple of values: the label is observed only where each column holds one of its
+        values.
+    maturity_days : int, optional
+        The label is observed only if the row's time lies at least so many days before `as_of`.
+    """
+
+    name: str
+    label: str
+    kind: str = "binary"
+    positive: tuple[Any, ...] = (1,)
+    negative: tuple[Any, ...] | None = None
+    negative_rest: bool = False
+    where: Mapping[str, tuple[Any, ...]] = field(default_factory=dict)
+    maturity_days: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """
+    How one part of a split is chosen: exactly one of the four is set.
+
+    Parameters
+    ----------
+    share : float, optional
+        A random share of all rows.
+    latest : float, optional
+        The latest share of all rows by time.
+    start : datetime, optional
+        Rows at or after this moment.
+    values : tuple, optional
+        Rows whose split column holds one of these.
+    """
+
+    share: float | None = None
+    latest: float | None = None
+    start: datetime | None = None
+    values: tuple[Any, ...] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class SplitRule:
+    """How a table is split: the test part first, then the validation part of what remains."""
+
+    test: Part | None = None
+    validation: Part | None = None
+    gap_days: int = 0
+    column: str | None = None
+    stratify: str | None = None
+    seed: int = 0
+
+
+class Split(NamedTuple):
+    """The three parts of a table."""
+
+    train: pl.DataFrame
+    validation: pl.DataFrame
+    test: pl.DataFrame
+
+
+class Checked(NamedTuple):
+    """Rows that keep the schema, and rows that do not with the rule that refused each."""
+
+    good: pl.DataFrame
+    quarantine: pl.DataFrame
+
+    def refusals(self) -> dict[str, int]:
+        """Rule to number of rows that it refused, most frequent first."""
+        if self.quarantine.is_empty():
+            return {}
+        counts = self.quarantine["_rule"].value_counts(sort=True)
+        return dict(zip(counts["_rule"].to_list(), counts["count"].to_list(), strict=True))
+
+
+@dataclass(frozen=True, slots=True)
+class DataSchema:
+    """
+    The promise that a table makes; read one with :func:`riskmtl.load_schema`.
+
+    Parameters
+    ----------
+    name : str
+    columns : tuple of Column
+        Every column but the labels.
+    tasks : tuple of Task
+    split_rule : SplitRule
+    as_of : datetime, optional
+        The day the table was drawn, for maturity windows.
+    title, source : str
+        Free text.
+
+    Examples
+    --------
+    >>> schema = DataSchema(
+    ...     name="cards",
+    ...     columns=(Column("amount", "number", "numeric", minimum=0),),
+    ...     tasks=(Task("fraud", label="is_fraud"),),
+    ... )
+    >>> good, quarantine = schema.check(pl.DataFrame({"amount": [5.0, -1.0], "is_fraud": [0, 1]}))
+    >>> good.height, quarantine["_rule"].to_list()
+    (1, ['amount: below 0'])
+    """
+
+    name: str
+    columns: tuple[Column, ...]
+    tasks: tuple[Task, ...]
+    split_rule: SplitRule = field(default_factory=SplitRule)
+    as_of: datetime | None = None
+    title: str = ""
+    source: str = ""
+
+    # ---- names -------------------------------------------------------------------------------
+
+    def with_role(self, *roles: str) -> list[Column]:
+        """Columns that have one of the roles, in order."""
+        return [column for column in self.columns if column.role in roles]
+
+    @property
+    def input_columns(self) -> list[Column]:
+        """Columns that the model sees."""
+        return [column for column in self.columns if column.is_input]
+
+    @property
+    def time(self) -> Column | None:
+        """The column of the row's time, if there is one."""
+        return next(iter(self.with_role("time")), None)
+
+    @property
+    def categorical_features(self) -> list[str]:
+        """Names of the categorical inputs."""
+        return [column.name for column in self.columns if column.role == "categorical"]
+
+    def needed(self, *, labelled: bool) -> list[str]:
+        """Columns without which a table cannot be scored, or trained on if `labelled`."""
+        roles = {"numeric", "categorical", "key"}
+        if self._dated_inputs() or labelled:
+            roles.add("time")
+        if labelled:
+            roles.add("weight")
+        names = [column.name for column in self.columns if column.role in roles]
+        if labelled:
+            names += [task.label for task in self.tasks]
+            names += [name for task in self.tasks for name in task.where]
+        return list(dict.fromkeys(names))
+
+    def _dated_inputs(self) -> list[Column]:
+        return [c for c in self.input_columns if c.role == "numeric" and c.type in DATE_TYPES]
+
+    # ---- checking ----------------------------------------------------------------------------
+
+    def check(self, frame: pl.DataFrame, *, labelled: bool = True) -> Checked:
+        """
+        Separate the rows that keep the schema from those that do not, in one pass.
+
+        Parameters
+        ----------
+        frame : polars.DataFrame
+            A table.
+        labelled : bool
+            Whether the table must carry labels, weights and filter columns.
+
+        Returns
+        -------
+        Checked
+            ``good``: rows unchanged; ``quarantine``: rows with ``_row`` (position in `frame`) and
+            ``_rule`` (the first rule broken) in front.
+
+        Raises
+        ------
+        DataError
+            If the table is empty, or a column is missing, not declared, or of the wrong type.
+        """
+        self._check_columns(frame, labelled=labelled)
+        rules = list(self._rules(set(frame.columns)))
+        if not rules:
+            return Checked(frame, _quarantine(frame.clear(), pl.Series("_row", [], pl.UInt32)))
+        broken = frame.select(
+            pl.coalesce(
+                *(pl.when(fails).then(pl.lit(text)) for fails, text in rules),
+                pl.lit(None, pl.String),
+            ).alias("_rule")
+        )["_rule"]
+        refused = broken.is_not_null()
+        if not refused.any():
+            return Checked(frame, _quarantine(frame.clear(), broken.clear()))
+        bad = _quarantine(frame.filter(refused), broken.filter(refused), refused.arg_true())
+        return Checked(frame.filter(~refused), bad)
+
+    def _check_columns(self, frame: pl.DataFrame, *, labelled: bool) -> None:
+        if frame.is_empty():
+            raise DataError("the table has no rows")
+        missing = [name for name in self.needed(labelled=labelled) if name not in frame.columns]
+        if missing:
+            raise DataError(
+                f"column {missing[0]!r} is missing from the table"
+                + (f" (and {len(missing) - 1} more)" if len(missing) > 1 else "")
+                + f": schema {self.name!r} needs it"
+            )
+        declared = {column.name for column in self.columns} | {task.label for task in self.tasks}
+        extra = [name for name in frame.columns if name not in declared]
+        if extra:
+            raise DataError(
+                f"column {extra[0]!r} is not in schema {self.name!r}: drop it, or declare it with "
+                "role ignored"
+            )
+        for column in self.columns:
+            if column.name in frame.columns and not column.accepts(frame.schema[column.name]):
+                raise DataError(
+                    f"column {column.name!r} is {frame.schema[column.name]} in the table, "
+                    f"schema {self.name!r} says {column.type}: convert it or correct the schema"
+                )
+
+    def _rules(self, present: set[str]) -> Iterator[tuple[pl.Expr, str]]:
+        for column in self.columns:
+            if column.name not in present:
+                continue
+            value = _decoded(column)
+            if column.required or column.role in ("key", "time", "weight"):
+                yield value.is_null(), f"{column.name}: missing"
+            if column.role == "weight":
+                yield value < 0, f"{column.name}: negative weight"
+            if column.type == "number":
+                yield value.cast(pl.Float64).is_infinite(), f"{column.name}: infinite"
+            if column.minimum is not None:
+                yield value < column.minimum, f"{column.name}: below {column.minimum:g}"
+            if column.maximum is not None:
+                yield value > column.maximum, f"{column.name}: above {column.maximum:g}"
+            if column.enum is not None:
+                allowed = value.is_in(list(column.enum))
+                yield ~allowed, f"{column.name}: not an allowed value"
+
+    def require_informative(self, frame: pl.DataFrame) -> None:
+        """
+        Refuse inputs that can teach a model nothing.
+
+        Parameters
+        ----------
+        frame : polars.DataFrame
+            Training rows.
+
+        Raises
+        ------
+        DataError
+            If an input is missing in every row, or holds one value only.
+        """
+        values = self.inputs(frame)
+        for name, distinct, missing in zip(
+            values.columns,
+            values.select(pl.all().n_unique()).row(0),
+            values.null_count().row(0),
+            strict=True,
+        ):
+            if missing == frame.height:
+                raise DataError(f"column {name!r} is missing in every training row: declare it "
+                                "with role ignored")  # fmt: skip
+            if distinct == 1:
+                raise DataError(f"column {name!r} holds one value in all training rows: declare "
+                                "it with role ignored")  # fmt: skip
+
+    # ---- reading parts of a table -----------------------------------------------------------
+
+    def inputs(self, frame: pl.DataFrame) -> pl.DataFrame:
+        """
+        Inputs of a table: missing codes as null, dates as days before the row's time.
+
+        Parameters
+        ----------
+        frame : polars.DataFrame
+            A table with the input columns, in any order.
+
+        Returns
+        -------
+        polars.DataFrame
+            One column per input, in the schema's order.
+
+        Raises
+        ------
+        DataError
+            If an input is missing from the table or has the wrong type.
+        """
+        for column in self.input_columns:
+            if column.name not in frame.columns:
+                raise DataError(f"column {column.name!r} is missing from the table")
+            if not column.accepts(frame.schema[column.name]):
+                raise DataError(
+                    f"column {column.name!r} is {frame.schema[column.name]} in the table, "
+                    f"schema {self.name!r} says {column.type}"
+                )
+        dated = {column.name for column in self._dated_inputs()}
+        expressions = [
+            self._days_before(column) if column.name in dated else _decoded(column)
+            for column in self.input_columns
+        ]
+        return frame.select(expressions)
+
+    def _days_before(self, column: Column) -> pl.Expr:
+        if self.time is None:
+            raise DataError(f"column {column.name!r} is a date input: give a column role time")
+        elapsed = _moment(self.time) - _moment(column)
+        return (elapsed.dt.total_seconds() / 86_400).cast(pl.Float32).alias(column.name)
+
+    def labels(self, frame: pl.DataFrame, *, as_of: date | None = None) -> pl.DataFrame:
+        """
+        Labels per task, null wherever the outcome is not observed.
+
+        Parameters
+        ----------
+        frame : polars.DataFrame
+            A table with label, filter and time columns.
+        as_of : date, optional
+            The day from which maturity is counted back; default: the schema's.
+
+        Returns
+        -------
+        polars.DataFrame
+            One Float64 column per task: 0, 1 or null (a regression task: its value or null).
+
+        Raises
+        ------
+        DataError
+            If a label is neither of two values, or a column is missing.
+        """
+        moment = _as_datetime(as_of) if as_of is not None else self.as_of
+        return frame.select(self._label(task, frame, moment) for task in self.tasks)
+
+    def _label(self, task: Task, frame: pl.DataFrame, as_of: datetime | None) -> pl.Expr:
+        for name in (task.label, *task.where):
+            if name not in frame.columns:
+                raise DataError(f"column {name!r} is missing: task {task.name!r} needs it")
+        label = pl.col(task.label)
+        if task.kind == "regression":
+            if not frame.schema[task.label].is_numeric():
+                raise DataError(f"label {task.label!r} of task {task.name!r} is not a number")
+            value = label.cast(pl.Float64)
+            value = pl.when(value.is_nan()).then(None).otherwise(value)
+        else:
+            self._check_label_values(task, frame)
+            value = label.is_in(list(task.positive)).cast(pl.Float64)
+        observed = label.is_not_null()
+        if frame.schema[task.label].is_float():
+            observed &= label.is_not_nan()
+        for name, values in task.where.items():
+            observed &= pl.col(name).is_in(list(values))
+        if task.maturity_days is not None:
+            if as_of is None or self.time is None:
+                raise DataError(
+                    f"task {task.name!r} has maturityDays: give asOf and a column with role time"
+                )
+            matured = _moment(self.time) + timedelta(days=task.maturity_days) <= as_of
+            observed &= matured
+        return pl.when(observed).then(value).otherwise(None).alias(task.name)
+
+    def _check_label_values(self, task: Task, frame: pl.DataFrame) -> None:
+        if task.negative_rest:
+            return
+        seen = frame[task.label].unique().drop_nulls()
+        if seen.dtype.is_float():
+            seen = seen.drop_nans()
+        others = [value for value in seen.to_list() if value not in task.positive]
+        if task.negative is not None:
+            others = [value for value in others if value not in task.negative]
+            allowed = 0
+        else:
+            allowed = 1
+        if len(others) > allowed:
+            raise DataError(
+                f"label {task.label!r} of task {task.name!r} holds {others[0]!r}, which is neither "
+                f"its positive value ({_join(task.positive)}) nor "
+                + ("its negative value" if task.negative else "the only other value")
+                + ": correct the rows, or set positive and negative in the schema"
+            )
+
+    def weights(self, frame: pl.DataFrame) -> np.ndarray[Any, Any] | None:
+        """Sample weights of a table, float64 of shape (rows,); ``None`` without such a column."""
+        columns = self.with_role("weight")
+        return frame[columns[0].name].cast(pl.Float64).to_numpy() if columns else None
+
+    def keys(self, frame: pl.DataFrame) -> pl.DataFrame:
+        """Key and time columns, for an output that someone must join back."""
+        names = [c.name for c in self.with_role("key", "time") if c.name in frame.columns]
+        return frame.select(names)
+
+    def times(self, frame: pl.DataFrame) -> pl.Series | None:
+        """Moments of the rows; ``None`` without a time column."""
+        if self.time is None or self.time.name not in frame.columns:
+            return None
+        return frame.select(_moment(self.time)).to_series()
+
+    # ---- splitting ---------------------------------------------------------------------------
+
+    def split(self, frame: pl.DataFrame) -> Split:
+        """
+        Split a table as the schema says.
+
+        Parameters
+        ----------
+        frame : polars.DataFrame
+            A table.
+
+        Returns
+        -------
+        Split
+            ``train``, ``validation``, ``test``; rows within the gap before the test are in none.
+
+        Raises
+        ------
+        DataError
+            If a part ends up empty though the schema defines it.
+        """
+        rule = self.split_rule
+        rest = np.ones(frame.height, dtype=bool)
+        test, gap = self._part(frame, rule.test, rest)
+        rest &= ~test & ~gap
+        validation, _ = self._part(frame, rule.validation, rest)
+        rest &= ~validation
+        for name, part, mask in (
+            ("test", rule.test, test),
+            ("validation", rule.validation, validation),
+            ("train", True, rest),
+        ):
+            if part is not None and not mask.any():
+                raise DataError(f"the split of schema {self.name!r} leaves no {name} rows")
+        return Split(frame.filter(rest), frame.filter(validation), frame.filter(test))
+
+    def _part(
+        self, frame: pl.DataFrame, part: Part | None, rest: np.ndarray[Any, Any]
+    ) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
+        """Mask of the rows of a part, and of the rows in the gap before it (test only)."""
+        none = np.zeros(frame.height, dtype=bool)
+        if part is None:
+            return none, none
+        if part.values is not None:
+            if self.split_rule.column not in frame.columns:
+                raise DataError(f"split column {self.split_rule.column!r} is missing")
+            chosen = frame[self.split_rule.column].is_in(list(part.values)).fill_null(False)
+            return chosen.to_numpy() & rest, none
+        if part.share is not None:
+            return self._random_part(frame, part.share, rest), none
+        times = self.times(frame)
+        if times is None:
+            raise DataError(f"schema {self.name!r} splits by time: the time column is missing")
+        start = part.start
+        if start is None:
+            start = times.filter(rest).sort()[-max(1, round((part.latest or 0) * frame.height))]
+        assert start is not None
+        gap_start = start - timedelta(days=self.split_rule.gap_days)
+        gap = ((times >= gap_start) & (times < start)).to_numpy() & rest
+        is_test = part is self.split_rule.test
+        return (times >= start).to_numpy() & rest, gap if is_test else none
+
+    def _random_part(
+        self, frame: pl.DataFrame, share: float, rest: np.ndarray[Any, Any]
+    ) -> np.ndarray[Any, Any]:
+        strata = np.zeros(frame.height, dtype=np.int8)
+        if self.split_rule.stratify is not None:
+            labels = self.labels(frame)[self.split_rule.stratify]
+            strata = labels.fill_null(-1).cast(pl.Int8).to_numpy()
+        part = np.zeros(frame.height, dtype=bool)
+        candidates = np.flatnonzero(rest)
+        wanted = share * frame.height / max(1, len(candidates))
+        rng = np.random.default_rng(self.split_rule.seed)
+        for stratum in np.unique(strata[candidates]):
+            rows = candidates[strata[candidates] == stratum]
+            part[rng.permutation(rows)[: round(wanted * len(rows))]] = True
+        return part
+
+    # ---- identity ----------------------------------------------------------------------------
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values that JSON can hold, the same for equal schemas."""
+        plain: dict[str, Any] = json.loads(json.dumps(asdict(self), default=_plain))
+        return plain
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> DataSchema:
+        """Build a schema from what :meth:`to_dict` gave."""
+        rule = dict(values["split_rule"])
+        for name in ("test", "validation"):
+            if rule[name] is not None:
+                part = dict(rule[name])
+                part["start"] = part["start"] and datetime.fromisoformat(part["start"])
+                part["values"] = _tuple(part["values"])
+                rule[name] = Part(**part)
+        columns = [
+            Column(**{**c, "enum": _tuple(c["enum"]), "missing_values": tuple(c["missing_values"])})
+            for c in values["columns"]
+        ]
+        tasks = [
+            Task(
+                **{
+                    **t,
+                    "positive": tuple(t["positive"]),
+                    "negative": _tuple(t["negative"]),
+                    "where": {k: tuple(v) for k, v in t["where"].items()},
+                }
+            )
+            for t in values["tasks"]
+        ]
+        as_of = values["as_of"]
+        return cls(
+            **{
+                **values,
+                "columns": tuple(columns),
+                "tasks": tuple(tasks),
+                "split_rule": SplitRule(**rule),
+                "as_of": as_of and datetime.fromisoformat(as_of),
+            }
+        )
+
+    @property
+    def hash(self) -> str:
+        """SHA-256 of the schema's content."""
+        text = json.dumps(self.to_dict(), sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _decoded(column: Column) -> pl.Expr:
+    """Values of a column with its missing codes as null."""
+    value = pl.col(column.name)
+    if column.type == "string":
+        value = value.cast(pl.String)
+    if not column.missing_values:
+        return value
+    is_code = value.is_in(list(column.missing_values))
+    return pl.when(is_code).then(None).otherwise(value).alias(column.name)
+
+
+def _moment(column: Column) -> pl.Expr:
+    """Values of a date, datetime or year column as naive moments."""
+    value = _decoded(column)
+    if column.type == "year":
+        value = pl.date(value.cast(pl.Int32), 1, 1)
+    return value.cast(pl.Datetime("us"))
+
+
+def _quarantine(
+    rows: pl.DataFrame, rules: pl.Series, positions: pl.Series | None = None
+) -> pl.DataFrame:
+    where = positions if positions is not None else pl.Series([], dtype=pl.UInt32)
+    return rows.select(
+        where.cast(pl.Int64).alias("_row"), rules.cast(pl.String).alias("_rule"), pl.all()
+    )
+
+
+def _as_datetime(value: date) -> datetime:
+    return value if isinstance(value, datetime) else datetime(value.year, value.month, value.day)
+
+
+def _join(values: tuple[Any, ...]) -> str:
+    return ", ".join(repr(value) for value in values)
+
+
+def _tuple(values: Any) -> tuple[Any, ...] | None:
+    return None if values is None else tuple(values)
+
+
+def _plain(value: Any) -> str:
+    if isinstance(value, date):
+        return value.isoformat()
+    raise TypeError(f"{value!r} cannot be written to JSON")

@@ -1,0 +1,208 @@
+"""
+What turns encoded rows into raw outputs: a network, trees, or a linear form.
+
+A scorer writes itself into a folder as plain files and settings, and is read back from them by a
+name in :data:`SCORERS`. Nothing is unpickled, and no name leads to code outside this table.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+from riskmtl.networks import IndependentNetworks, Network, NetworkConfig
+
+# Activations of so many rows stay in a CPU's cache; a GPU wants far more at once.
+CPU_ROWS = 1024
+GPU_ROWS = 65_536
+
+
+class Scorer(Protocol):
+    """
+    Encoded rows in, one raw number per head out: log-odds, or a standardised prediction.
+
+    Attributes
+    ----------
+    name : str
+        Its name in :data:`SCORERS`.
+    """
+
+    name: str
+
+    def raw(self, encoded: NDArray[np.float32]) -> NDArray[np.float64]:
+        """Map ``(rows, features)`` to ``(rows, heads)``."""
+
+    def write(self, folder: Path) -> dict[str, Any]:
+        """Write files into a folder and return what else is needed to read them."""
+
+
+class NetworkScorer:
+    """
+    Score with a network.
+
+    Parameters
+    ----------
+    network : Module
+        In evaluation mode.
+    shape : NetworkConfig
+    cardinalities : sequence of int
+    heads : int
+    device : str
+        Where to compute.
+    """
+
+    name = "network"
+
+    def __init__(
+        self,
+        network: nn.Module,
+        shape: NetworkConfig,
+        cardinalities: Sequence[int],
+        heads: int,
+        *,
+        device: str = "cpu",
+    ) -> None:
+        self.network = network.to(device)
+        self.shape = shape
+        self.cardinalities = list(cardinalities)
+        self.heads = heads
+        self.device = torch.device(device)
+
+    def raw(self, encoded: NDArray[np.float32]) -> NDArray[np.float64]:
+        """Map ``(rows, features)`` to ``(rows, heads)`` in micro-batches."""
+        out = np.empty((len(encoded), self.heads), dtype=np.float64)
+        size = GPU_ROWS if self.device.type == "cuda" else CPU_ROWS
+        with torch.inference_mode():
+            for start in range(0, len(encoded), size):
+                rows = torch.from_numpy(encoded[start : start + size]).to(self.device)
+                out[start : start + size] = self.network(rows).cpu().numpy()
+        return out
+
+    def write(self, folder: Path) -> dict[str, Any]:
+        """Write ``weights.safetensors``."""
+        weights = {name: t.cpu().contiguous() for name, t in self.network.state_dict().items()}
+        save_file(weights, folder / "weights.safetensors")
+        return {
+            "shape": asdict(self.shape),
+            "cardinalities": self.cardinalities,
+            "heads": self.heads,
+        }
+
+    @classmethod
+    def read(cls, folder: Path, settings: Mapping[str, Any]) -> NetworkScorer:
+        """Read what :meth:`write` wrote."""
+        shape = NetworkConfig.from_dict(settings["shape"])
+        cardinalities, heads = settings["cardinalities"], settings["heads"]
+        network: nn.Module
+        if shape.network == "single_task":
+            network = IndependentNetworks([Network(cardinalities, 1, shape) for _ in range(heads)])
+        else:
+            network = Network(cardinalities, heads, shape)
+        network.load_state_dict(load_file(folder / "weights.safetensors"))
+        return cls(network.eval(), shape, cardinalities, heads)
+
+
+class TreeScorer:
+    """
+    Score with one LightGBM model per head.
+
+    Parameters
+    ----------
+    models : sequence of str
+        LightGBM text models, one per head.
+    threads : int, optional
+        Threads for prediction; default: all that LightGBM takes.
+    """
+
+    name = "lightgbm"
+
+    def __init__(self, models: Sequence[str], *, threads: int | None = None) -> None:
+        self.models = list(models)
+        self.threads = threads
+        self._boosters: list[Any] = []
+
+    def raw(self, encoded: NDArray[np.float32]) -> NDArray[np.float64]:
+        """Map ``(rows, features)`` to log-odds ``(rows, heads)``."""
+        import lightgbm
+
+        if not self._boosters:
+            self._boosters = [lightgbm.Booster(model_str=text) for text in self.models]
+        options = {} if self.threads is None else {"num_threads": self.threads}
+        columns = [
+            booster.predict(encoded, raw_score=True, **options) for booster in self._boosters
+        ]
+        return np.column_stack(columns).astype(np.float64)
+
+    def write(self, folder: Path) -> dict[str, Any]:
+        """Write ``head_0.lgb.txt``, ``head_1.lgb.txt``, …."""
+        for position, text in enumerate(self.models):
+            (folder / f"head_{position}.lgb.txt").write_text(text, encoding="utf-8")
+        return {"heads": len(self.models)}
+
+    @classmethod
+    def read(cls, folder: Path, settings: Mapping[str, Any]) -> TreeScorer:
+        """Read what :meth:`write` wrote."""
+        paths = [folder / f"head_{position}.lgb.txt" for position in range(settings["heads"])]
+        return cls([path.read_text(encoding="utf-8") for path in paths])
+
+
+class LinearScorer:
+    r"""
+    Score with a linear form per head: :math:`a + \sum_j c_j z_j + m_j [x_j\ \text{missing}]`.
+
+    A categorical column contributes a number per code instead.
+
+    Parameters
+    ----------
+    arrays : mapping of str to ndarray
+        ``mean``, ``scale``, ``low``, ``high`` of shape (features,); ``slope`` and ``missing`` of
+        shape (features, heads); ``table`` of shape (codes, heads); ``offset`` of shape (features,),
+        the first row of each categorical column in the table, or -1; ``intercept`` (heads,).
+    """
+
+    name = "logistic"
+
+    def __init__(self, arrays: Mapping[str, NDArray[Any]]) -> None:
+        self.arrays = dict(arrays)
+
+    def raw(self, encoded: NDArray[np.float32]) -> NDArray[np.float64]:
+        """Map ``(rows, features)`` to log-odds ``(rows, heads)``."""
+        a = self.arrays
+        is_number = a["offset"] < 0
+        values = encoded[:, is_number].astype(np.float64)
+        missing = np.isnan(values)
+        scaled = np.clip(values, a["low"][is_number], a["high"][is_number]) - a["mean"][is_number]
+        scaled = np.where(missing, 0.0, scaled / a["scale"][is_number])
+        margins = a["intercept"] + scaled @ a["slope"][is_number]
+        margins += missing @ a["missing"][is_number]
+        for position in np.flatnonzero(~is_number):
+            codes = encoded[:, position].astype(np.int64) + a["offset"][position]
+            margins += a["table"][codes]
+        return np.asarray(margins, dtype=np.float64)
+
+    def write(self, folder: Path) -> dict[str, Any]:
+        """Write ``coefficients.safetensors``."""
+        tensors = {
+            name: torch.from_numpy(np.ascontiguousarray(v)) for name, v in self.arrays.items()
+        }
+        save_file(tensors, folder / "coefficients.safetensors")
+        return {}
+
+    @classmethod
+    def read(cls, folder: Path, settings: Mapping[str, Any]) -> LinearScorer:
+        """Read what :meth:`write` wrote."""
+        tensors = load_file(folder / "coefficients.safetensors")
+        return cls({name: tensor.numpy() for name, tensor in tensors.items()})
+
+
+SCORERS: Mapping[str, type[NetworkScorer] | type[TreeScorer] | type[LinearScorer]] = {
+    scorer.name: scorer for scorer in (NetworkScorer, TreeScorer, LinearScorer)
+}

@@ -1,0 +1,75 @@
+"""Batches cut from tensors that already sit where the network does."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+import torch
+from torch import Tensor
+
+Batch = tuple[Tensor, Tensor, Tensor | None]
+
+
+class TensorBatches:
+    """
+    An iterable of batches without a data loader: one index per batch, no work per row.
+
+    Parameters
+    ----------
+    x : Tensor of shape (rows, features)
+    y : Tensor of shape (rows, tasks)
+    weights : Tensor of shape (rows,), optional
+    size : int
+        Rows per batch.
+    seed : int, optional
+        Shuffle anew each epoch, the same way for the same seed and epoch, and drop the last,
+        shorter batch. ``None``: keep the order and all rows.
+    epoch : callable, optional
+        Gives the number of the epoch, so that a resumed run shuffles as the first would have.
+
+    Examples
+    --------
+    >>> batches = TensorBatches(torch.arange(5.0)[:, None], torch.zeros(5, 1), size=2, seed=0)
+    >>> len(batches), [len(x) for x, _, _ in batches]
+    (2, [2, 2])
+    """
+
+    def __init__(
+        self,
+        x: Tensor,
+        y: Tensor,
+        weights: Tensor | None = None,
+        *,
+        size: int,
+        seed: int | None = None,
+        epoch: Callable[[], int] = lambda: 0,
+    ) -> None:
+        self.x, self.y, self.weights = x, y, weights
+        self.size = min(size, len(x))
+        self.seed = seed
+        self.epoch = epoch
+
+    def __len__(self) -> int:
+        if self.seed is None:
+            return -(-len(self.x) // self.size)
+        return len(self.x) // self.size
+
+    def __iter__(self) -> Iterator[Batch]:
+        if self.seed is None:
+            for start in range(0, len(self.x), self.size):
+                rows = slice(start, start + self.size)
+                yield self.x[rows], self.y[rows], _take(self.weights, rows)
+            return
+        generator = torch.Generator().manual_seed(epoch_seed(self.seed, self.epoch()))
+        order = torch.randperm(len(self.x), generator=generator).to(self.x.device)
+        for chosen in order[: len(self) * self.size].view(len(self), self.size):
+            yield self.x[chosen], self.y[chosen], _take(self.weights, chosen)
+
+
+def epoch_seed(seed: int, epoch: int) -> int:
+    """Seed for what is random within one epoch, so that an epoch can be repeated by itself."""
+    return (seed * 1_000_003 + epoch) % 2**63
+
+
+def _take(weights: Tensor | None, rows: slice | Tensor) -> Tensor | None:
+    return None if weights is None else weights[rows]

@@ -1,0 +1,349 @@
+"""Training a network to the epoch that validates best."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import time
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytorch_lightning as pl
+import torch
+from numpy.typing import NDArray
+from pytorch_lightning.callbacks import EarlyStopping, ModelCheckpoint
+from torch import nn
+
+from riskmtl.networks import IndependentNetworks, Network, NetworkConfig
+from riskmtl.training.batches import TensorBatches
+from riskmtl.training.callbacks import BestWeights, FitProgress, KeptHistory
+from riskmtl.training.module import MultiTaskModule, Objective
+from riskmtl.training.rows import TaskPlan, TrainingRows
+
+_VALIDATION_BATCH = 2048
+
+
+class ResumeError(ValueError):
+    """A checkpoint folder that belongs to another run; the message names the folder."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrainingConfig:
+    """
+    How a network is trained.
+
+    Parameters
+    ----------
+    epochs : int
+        Most epochs; the schedule is laid out over all of them.
+    patience : int
+        Epochs without a better validation score after which training stops.
+    batch_size : int
+    learning_rate : float
+        Peak of the one-cycle schedule.
+    weight_decay : float
+    clip : float
+        Largest norm of the gradient.
+    monitor : {"average_precision", "roc_auc", "log_loss"}
+        What chooses the best epoch.
+    device : {"auto", "cpu", "cuda"}
+    precision : {"32", "bf16"}
+        ``"bf16"``: automatic mixed precision.
+    compile : bool
+        Whether to compile the network.
+    seed : int
+    checkpoint_dir : str or Path, optional
+        Folder for the last checkpoint; a run that finds its own there goes on from it.
+    trainer_options : dict
+        Passed on to :class:`pytorch_lightning.Trainer`, over the settings made here.
+    callbacks : sequence of pytorch_lightning.Callback
+    logger : pytorch_lightning logger, optional
+    progress : bool
+        Whether to show a progress bar.
+    """
+
+    epochs: int
+    patience: int
+    batch_size: int
+    learning_rate: float
+    weight_decay: float
+    clip: float = 1.0
+    monitor: str = "average_precision"
+    device: str = "auto"
+    precision: str = "32"
+    compile: bool = False
+    seed: int = 0
+    checkpoint_dir: str | Path | None = None
+    trainer_options: dict[str, Any] = field(default_factory=dict)
+    callbacks: Sequence[Any] = ()
+    logger: Any = None
+    progress: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Trained:
+    """
+    A trained network, in evaluation mode on the CPU.
+
+    Parameters
+    ----------
+    network : Module
+    history : list of dict
+        Per epoch and task: training loss and validation metrics.
+    best_epoch : int
+        The epoch whose weights these are, from 0; for independent networks that of the last.
+    seconds : float
+        Wall time.
+    """
+
+    network: nn.Module
+    history: list[dict[str, Any]]
+    best_epoch: int
+    seconds: float
+
+
+def train(
+    shape: NetworkConfig,
+    cardinalities: Sequence[int],
+    plan: TaskPlan,
+    config: TrainingConfig,
+    rows: TrainingRows,
+    validation: TrainingRows,
+) -> Trained:
+    """
+    Train a network, or one network per task if ``shape.network`` is ``"single_task"``.
+
+    The control is trained task by task, each network with its own batches, clipping and best
+    epoch: sharing those would already be sharing.
+
+    Parameters
+    ----------
+    shape : NetworkConfig
+    cardinalities : sequence of int
+        Per feature: its number of codes, or 0 if it is numeric.
+    plan : TaskPlan
+    config : TrainingConfig
+    rows, validation : TrainingRows
+
+    Returns
+    -------
+    Trained
+    """
+    if shape.network != "single_task":
+        return _train_one(shape, cardinalities, plan, config, rows, validation)
+    parts = []
+    for task, name in enumerate(plan.names):
+        folder = config.checkpoint_dir
+        own = replace(config, checkpoint_dir=None if folder is None else Path(folder) / name)
+        parts.append(
+            _train_one(
+                shape, cardinalities, plan.only(task), own, rows.only(task), validation.only(task)
+            )
+        )
+    return Trained(
+        network=IndependentNetworks([part.network for part in parts]).eval(),
+        history=[row for part in parts for row in part.history],
+        best_epoch=parts[-1].best_epoch,
+        seconds=sum(part.seconds for part in parts),
+    )
+
+
+def _train_one(
+    shape: NetworkConfig,
+    cardinalities: Sequence[int],
+    plan: TaskPlan,
+    config: TrainingConfig,
+    rows: TrainingRows,
+    validation: TrainingRows,
+) -> Trained:
+    started = time.perf_counter()
+    device = _device(config.device)
+    with torch.random.fork_rng(), _quiet_lightning():
+        torch.manual_seed(config.seed)
+        network = Network(cardinalities, len(plan.names), shape)
+        network.embedding.fit(rows.x)
+        network.towers.start_at(_base_outputs(rows.y, plan))
+        batches = TensorBatches(
+            *_tensors(rows, device),
+            size=config.batch_size,
+            seed=config.seed,
+            epoch=lambda: trainer.current_epoch,
+        )
+        module = MultiTaskModule(network, _objective(plan, config, len(batches)))
+        if config.compile:
+            network.compile()
+        best = BestWeights()
+        trainer = _trainer(config, best, device, len(batches), ", ".join(plan.names))
+        trainer.fit(
+            module,
+            batches,
+            TensorBatches(*_tensors(validation, device), size=_VALIDATION_BATCH),
+            ckpt_path=_checkpoint(shape, plan, config, rows, validation),
+        )
+        trained = Network(cardinalities, len(plan.names), shape)
+        trained.load_state_dict(best.weights)
+    seconds = time.perf_counter() - started
+    return Trained(trained.eval(), module.history, best.epoch, seconds)
+
+
+def _objective(plan: TaskPlan, config: TrainingConfig, steps: int) -> Objective:
+    return Objective(
+        tasks=plan.names,
+        regression=plan.regression,
+        task_weights=plan.weights,
+        positive_weights=plan.positive_weights,
+        learning_rate=config.learning_rate,
+        weight_decay=config.weight_decay,
+        epochs=config.epochs,
+        steps_per_epoch=steps,
+        monitor=config.monitor,
+        seed=config.seed,
+    )
+
+
+def _trainer(
+    config: TrainingConfig, best: BestWeights, device: torch.device, steps: int, description: str
+) -> pl.Trainer:
+    callbacks: list[pl.Callback] = [
+        best,
+        EarlyStopping("val_score", mode="max", patience=config.patience),
+    ]
+    if config.progress:
+        callbacks.append(FitProgress(description))
+    if config.checkpoint_dir is not None:
+        callbacks += [
+            KeptHistory(),
+            ModelCheckpoint(
+                config.checkpoint_dir,
+                filename="last",
+                save_on_train_epoch_end=True,
+                enable_version_counter=False,
+            ),
+        ]
+    options: dict[str, Any] = {
+        "accelerator": "gpu" if device.type == "cuda" else "cpu",
+        "devices": 1,
+        "max_epochs": config.epochs,
+        "precision": "bf16-mixed" if config.precision == "bf16" else "32-true",
+        "gradient_clip_val": config.clip,
+        "logger": config.logger if config.logger is not None else False,
+        "log_every_n_steps": min(50, steps),
+        "enable_checkpointing": config.checkpoint_dir is not None,
+        "enable_progress_bar": False,
+        "enable_model_summary": False,
+        "num_sanity_val_steps": 0,
+        **config.trainer_options,
+    }
+    callbacks += [*config.callbacks, *options.pop("callbacks", [])]
+    return pl.Trainer(callbacks=callbacks, **options)
+
+
+def _base_outputs(y: NDArray[np.float32], plan: TaskPlan) -> torch.Tensor:
+    """What each head says before it knows anything: its (reweighted) base rate as log-odds."""
+    outputs = []
+    for task, is_regression in enumerate(plan.regression):
+        if is_regression:
+            outputs.append(0.0)
+            continue
+        rate = float(np.clip(np.nanmean(y[:, task], dtype=np.float64), 1e-6, 1 - 1e-6))
+        outputs.append(float(np.log(rate / (1 - rate) * plan.positive_weights[task])))
+    return torch.tensor(outputs)
+
+
+def _tensors(
+    rows: TrainingRows, device: torch.device
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]:
+    weights = None if rows.weights is None else torch.from_numpy(rows.weights).to(device)
+    return torch.from_numpy(rows.x).to(device), torch.from_numpy(rows.y).to(device), weights
+
+
+def _device(name: str) -> torch.device:
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    if name == "cuda" and not torch.cuda.is_available():
+        raise ValueError("device='cuda' was asked for, but torch sees no CUDA device")
+    return torch.device(name)
+
+
+def _checkpoint(
+    shape: NetworkConfig,
+    plan: TaskPlan,
+    config: TrainingConfig,
+    rows: TrainingRows,
+    validation: TrainingRows,
+) -> Path | None:
+    """
+    Path of the checkpoint to go on from, if there is one.
+
+    The folder notes settings and data of the run it belongs to: going on with others would give a
+    model that no single training could have made.
+    """
+    if config.checkpoint_dir is None:
+        return None
+    folder = Path(config.checkpoint_dir)
+    folder.mkdir(parents=True, exist_ok=True)
+    settings = {
+        "shape": asdict(shape),
+        "plan": asdict(plan),
+        "training": {
+            name: getattr(config, name)
+            for name in (
+                "epochs",
+                "patience",
+                "batch_size",
+                "learning_rate",
+                "weight_decay",
+                "clip",
+                "monitor",
+                "precision",
+                "seed",
+            )
+        },
+        "data": [_fingerprint(rows), _fingerprint(validation)],
+    }
+    text = json.dumps(settings, sort_keys=True)
+    note = folder / "run.json"
+    if note.exists() and note.read_text(encoding="utf-8") != text:
+        raise ResumeError(
+            f"{folder}: holds the checkpoint of a run with other settings or data; choose another "
+            "checkpoint_dir, or empty this one"
+        )
+    note.write_text(text, encoding="utf-8")
+    last = folder / "last.ckpt"
+    return last if last.exists() else None
+
+
+def _fingerprint(rows: TrainingRows) -> str:
+    digest = hashlib.sha256()
+    for array in (rows.x, rows.y, rows.weights):
+        if array is not None:
+            digest.update(np.ascontiguousarray(array).data)
+    return digest.hexdigest()
+
+
+@contextmanager
+def _quiet_lightning() -> Iterator[None]:
+    """Keep Lightning's announcements of devices and folders out of a notebook."""
+    loggers = [logging.getLogger(name) for name in ("pytorch_lightning", "lightning.fabric")]
+    levels = [logger.level for logger in loggers]
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Checkpoint directory .* exists and is not empty")
+        # Rows sit on the device already: there is nothing for data loader workers to do.
+        warnings.filterwarnings("ignore", message=".*does not have many workers.*")
+        # Lightning 2.6 asks torch 2.13 in a way that is going out of use.
+        warnings.filterwarnings(
+            "ignore", message=".*LeafSpec.*is deprecated"
+        )
+        for logger in loggers:
+            logger.setLevel(logging.WARNING)
+        try:
+            yield
+        finally:
+            for logger, level in zip(loggers, levels, strict=True):
+                logger.setLevel(level)

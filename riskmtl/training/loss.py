@@ -1,0 +1,56 @@
+"""The loss of each task over the rows whose outcome is observed."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+
+def task_losses(
+    outputs: Tensor,
+    labels: Tensor,
+    weights: Tensor | None = None,
+    *,
+    positive_weight: Tensor | None = None,
+    regression: Tensor | None = None,
+) -> Tensor:
+    """
+    Weighted mean loss of each task over its observed rows.
+
+    Parameters
+    ----------
+    outputs : Tensor of shape (batch, tasks)
+        Log-odds of binary tasks, predictions of regression tasks.
+    labels : Tensor of shape (batch, tasks)
+        NaN where the outcome is not observed.
+    weights : Tensor of shape (batch,), optional
+        Sample weights.
+    positive_weight : Tensor of shape (tasks,), optional
+        Factor on the events of each binary task.
+    regression : Tensor of bool, shape (tasks,), optional
+        Which tasks are regressions (squared error); the others have the logistic loss.
+
+    Returns
+    -------
+    Tensor of shape (tasks,)
+        Exactly 0, with gradient 0, for a task that no row of the batch observes.
+
+    Examples
+    --------
+    >>> labels = torch.tensor([[1.0, float("nan")], [0.0, float("nan")]])
+    >>> task_losses(torch.zeros(2, 2), labels)
+    tensor([0.6931, 0.0000])
+    """
+    observed = ~torch.isnan(labels)
+    target = torch.where(observed, labels, torch.zeros_like(labels))
+    loss = functional.binary_cross_entropy_with_logits(
+        outputs, target, reduction="none", pos_weight=positive_weight
+    )
+    if regression is not None:
+        loss = torch.where(regression, (outputs - target).square(), loss)
+    share = observed.to(loss.dtype)
+    if weights is not None:
+        share = share * weights.unsqueeze(1)
+    total = share.sum(0)
+    return (loss * share).sum(0) / torch.where(total > 0, total, torch.ones_like(total))

@@ -1,0 +1,206 @@
+"""The Lightning module: what one step, one epoch and one validation do."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pytorch_lightning as pl
+import torch
+from torch import Tensor, nn
+
+from riskmtl.metrics import METRICS
+from riskmtl.training.batches import Batch, epoch_seed
+from riskmtl.training.loss import task_losses
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Objective:
+    """
+    What training minimises, and how.
+
+    Parameters
+    ----------
+    tasks : tuple of str
+    regression : tuple of bool
+        Which tasks are regressions.
+    task_weights : tuple of float
+        Factor on each task's loss.
+    positive_weights : tuple of float
+        Factor on the events of each binary task.
+    learning_rate : float
+        Peak of the one-cycle schedule.
+    weight_decay : float
+    epochs, steps_per_epoch : int
+    monitor : {"average_precision", "roc_auc", "log_loss"}
+        Validation metric, averaged over the binary heads, that chooses the best epoch.
+    seed : int
+    """
+
+    tasks: tuple[str, ...]
+    regression: tuple[bool, ...]
+    task_weights: tuple[float, ...]
+    positive_weights: tuple[float, ...]
+    learning_rate: float
+    weight_decay: float
+    epochs: int
+    steps_per_epoch: int
+    monitor: str
+    seed: int
+
+
+class MultiTaskModule(pl.LightningModule):
+    """
+    Train a network on several tasks, each over the rows that observe it.
+
+    Parameters
+    ----------
+    network : Module
+        Maps ``(batch, features)`` to ``(batch, tasks)``.
+    objective : Objective
+
+    Attributes
+    ----------
+    history : list of dict
+        One entry per epoch and task: training loss and validation metrics.
+
+    Notes
+    -----
+    The loss is the sum of the tasks' masked means. Nothing is logged within an epoch: losses are
+    added up on the device and read once.
+    """
+
+    positive_weight: Tensor
+    task_weight: Tensor
+    regression: Tensor
+
+    def __init__(self, network: nn.Module, objective: Objective) -> None:
+        super().__init__()
+        self.network = network
+        self.objective = objective
+        self.register_buffer("positive_weight", torch.tensor(objective.positive_weights))
+        self.register_buffer("task_weight", torch.tensor(objective.task_weights))
+        self.register_buffer("regression", torch.tensor(objective.regression))
+        self._has_regression = any(objective.regression)
+        self._reweights = any(weight != 1 for weight in objective.positive_weights)
+        self._loss_sums: Tensor | None = None
+        self._outputs: list[Tensor] = []
+        self._labels: list[Tensor] = []
+        self._weights: list[Tensor] = []
+        self.history: list[dict[str, Any]] = []
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map ``(batch, features)`` to ``(batch, tasks)``."""
+        return self.network(x)
+
+    def configure_optimizers(self) -> Any:
+        """AdamW with a one-cycle rate; only matrices decay."""
+        matrices: list[nn.Parameter] = []
+        others: list[nn.Parameter] = []
+        for name, parameter in self.network.named_parameters():
+            (matrices if name.endswith("weight") else others).append(parameter)
+        objective = self.objective
+        optimizer = torch.optim.AdamW(
+            [
+                {"params": matrices, "weight_decay": objective.weight_decay},
+                {"params": others, "weight_decay": 0.0},
+            ],
+            lr=objective.learning_rate,
+            fused=True,
+        )
+        schedule = torch.optim.lr_scheduler.OneCycleLR(
+            optimizer,
+            max_lr=objective.learning_rate,
+            # One more than is taken: Lightning steps the schedule after the last batch too.
+            total_steps=objective.epochs * objective.steps_per_epoch + 1,
+            pct_start=0.15,
+        )
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+    def on_train_epoch_start(self) -> None:
+        """Seed the epoch, so that a resumed run repeats it to the bit."""
+        torch.manual_seed(epoch_seed(self.objective.seed, self.current_epoch))
+        self._loss_sums = None
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        """Sum of the masked losses of one batch."""
+        x, y, weights = batch
+        losses = task_losses(
+            self.network(x),
+            y,
+            weights,
+            positive_weight=self.positive_weight if self._reweights else None,
+            regression=self.regression if self._has_regression else None,
+        )
+        seen = losses.detach()
+        self._loss_sums = seen if self._loss_sums is None else self._loss_sums + seen
+        return (losses * self.task_weight).sum()
+
+    def validation_step(self, batch: Batch, batch_idx: int) -> None:
+        """Keep outputs and labels of one batch for the end of the epoch."""
+        x, y, weights = batch
+        self._outputs.append(self.network(x).float())
+        self._labels.append(y)
+        if weights is not None:
+            self._weights.append(weights)
+
+    def on_validation_epoch_end(self) -> None:
+        """Compute the validation metrics of every task and log them, with their mean."""
+        outputs = torch.cat(self._outputs).double().cpu().numpy()
+        labels = torch.cat(self._labels).double().cpu().numpy()
+        weights = torch.cat(self._weights).double().cpu().numpy() if self._weights else None
+        self._outputs.clear()
+        self._labels.clear()
+        self._weights.clear()
+        shift = np.log(self.objective.positive_weights)
+        probabilities = 1 / (1 + np.exp(np.clip(shift - outputs, -500, 500)))
+        train_losses = self._train_losses()
+        for position, task in enumerate(self.objective.tasks):
+            row: dict[str, Any] = {
+                "epoch": self.current_epoch,
+                "task": task,
+                "train_loss": train_losses[position],
+            }
+            y = labels[:, position]
+            if self.objective.regression[position]:
+                error = (outputs[:, position] - y) ** 2
+                row["val_squared_error"] = _mean(error, weights)
+            else:
+                for name in ("roc_auc", "average_precision", "log_loss"):
+                    row[f"val_{name}"] = METRICS[name](y, probabilities[:, position], weights)
+            self.history.append(row)
+        self._log_epoch()
+
+    def _train_losses(self) -> list[float]:
+        if self._loss_sums is None:
+            return [float("nan")] * len(self.objective.tasks)
+        means: list[float] = (self._loss_sums / self.objective.steps_per_epoch).tolist()
+        return means
+
+    def _log_epoch(self) -> None:
+        rows = self.history[-len(self.objective.tasks) :]
+        values = {
+            f"{row['task']}/{key}": value
+            for row in rows
+            for key, value in row.items()
+            if key not in ("epoch", "task")
+        }
+        self.log_dict({**values, "val_score": self._score(rows)}, rank_zero_only=True)
+
+    def _score(self, rows: list[dict[str, Any]]) -> float:
+        """Mean of the monitored metric over the heads that have it; higher is better."""
+        monitor = self.objective.monitor
+        scores = [row.get(f"val_{monitor}", np.nan) for row in rows]
+        if np.isnan(scores).all():
+            scores = [row.get("val_log_loss", row.get("val_squared_error")) for row in rows]
+            monitor = "log_loss"
+        score = float(np.nanmean(scores)) if not np.isnan(scores).all() else 0.0
+        return -score if monitor == "log_loss" else score
+
+
+def _mean(values: Any, weights: Any) -> float:
+    seen = ~np.isnan(values)
+    if not seen.any():
+        return float("nan")
+    return float(np.average(values[seen], weights=None if weights is None else weights[seen]))
