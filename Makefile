@@ -36,3 +36,10 @@ $(STAMP): pyproject.toml constraints.txt
 
 clean:
 	rm -rf .venv demo dist build .mypy_cache .ruff_cache .pytest_cache .hypothesis
+
+PEERS := .venv-peers/bin
+
+.PHONY: peers
+peers:  ## the environment of the libraries that benchmark-speed compares with
+	test -x $(PEERS)/python || $(PYTHON) -m venv .venv-peers
+	$(PEERS)/python -m pip install --quiet --disable-pip-version-check -r tests/benchmarks/peers-requirements.txt

@@ -57,8 +57,7 @@ def save_model(model: RiskModel, folder: str | Path, *, estimator: Mapping[str, 
         If the folder holds something else than a model.
     """
     folder = Path(folder)
-    if folder.exists() and (not folder.is_dir() or _is_foreign(folder)):
-        raise ArtefactError(f"{folder}: holds other files; choose a new folder for the model")
+    require_writable(folder)
     folder.parent.mkdir(parents=True, exist_ok=True)
     scratch = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}."))
     try:
@@ -71,8 +70,23 @@ def save_model(model: RiskModel, folder: str | Path, *, estimator: Mapping[str, 
         shutil.rmtree(scratch, ignore_errors=True)
 
 
-def _is_foreign(folder: Path) -> bool:
-    return any(folder.iterdir()) and not (folder / MANIFEST).exists()
+def require_writable(folder: Path) -> None:
+    """
+    Refuse a place that no model should take.
+
+    Parameters
+    ----------
+    folder : Path
+
+    Raises
+    ------
+    ArtefactError
+        If it is a file, or a folder with files but without a model.
+    """
+    if folder.is_file():
+        raise ArtefactError(f"{folder}: is a file; choose a folder for the model")
+    if folder.is_dir() and any(folder.iterdir()) and not (folder / MANIFEST).exists():
+        raise ArtefactError(f"{folder}: holds other files; choose a new folder for the model")
 
 
 def _write(model: RiskModel, folder: Path, estimator: Mapping[str, Any]) -> None:

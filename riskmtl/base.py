@@ -156,6 +156,7 @@ class MultiTaskEstimator(ClassifierMixin, BaseEstimator, ABC):  # type: ignore[m
             _warn_of_uninformative(inputs)
         else:
             self.schema.require_informative(X)
+        _require_weighted_classes(labels, weights)
         encoder = FeatureEncoder(self._categorical(), min_count=self.min_count).fit(inputs)
         heads = [_head(task, labels.values[:, i]) for i, task in enumerate(labels.tasks)]
         rows = _rows(encoder.transform(inputs), labels.values, weights, heads)
@@ -230,7 +231,10 @@ class MultiTaskEstimator(ClassifierMixin, BaseEstimator, ABC):  # type: ignore[m
             raise ValueError(
                 f"{type(self).__name__} requires y to be passed, but the target y is None"
             )
-        return read_labels(y, regression=regression)
+        labels = read_labels(y, regression=regression)
+        if all(task.kind == "regression" for task in labels.tasks):
+            raise ValueError("all tasks are regressions: at least one must be binary")
+        return labels
 
     def _read_weights(self, X: Any, weights: Any, inputs: pl.DataFrame) -> Any:
         if weights is None and self.schema is not None:
@@ -257,6 +261,8 @@ class MultiTaskEstimator(ClassifierMixin, BaseEstimator, ABC):  # type: ignore[m
             raise ValueError("X_val was given without y_val: give both, or neither")
         values = encode_labels(y, tasks)
         check_consistent_length(inputs, values)
+        if not inputs.height:
+            raise ValueError("X_val has no rows")
         weights = self._read_weights(frame, weights, inputs)
         return _rows(encoder.transform(inputs), values, weights, heads)
 
@@ -489,6 +495,19 @@ def _warn_of_uninformative(inputs: pl.DataFrame) -> None:
             )
 
 
+def _require_weighted_classes(labels: Labels, weights: NDArray[np.float64] | None) -> None:
+    """Refuse weights that leave a task with one class."""
+    if weights is None:
+        return
+    values = labels.values[weights > 0]
+    for position, task in enumerate(labels.tasks):
+        seen = values[~np.isnan(values[:, position]), position]
+        if task.kind == "binary" and len(np.unique(seen)) < 2:
+            raise ValueError(
+                f"task {task.name!r} has only one class among the rows with a sample weight above 0"
+            )
+
+
 def _head(task: TaskLabels, values: NDArray[np.float64]) -> Head:
     if task.kind == "binary":
         return Head(task.name, "binary", task.classes)
@@ -517,10 +536,13 @@ def _hold_out(
     """Training and validation rows: the latest are held out, or a share of each label pattern."""
     if len(rows.x) < FEWEST_TO_HOLD_OUT:
         return rows, rows
+    held_out = _share_of_patterns(rows.y, share, seed)
     if times is not None and times.n_unique() > 1:
-        held_out = _latest(times, rows.y, share)
-    else:
-        held_out = _share_of_patterns(rows.y, share, seed)
+        latest = _latest(times, rows.y, share)
+        observed = ~np.isnan(rows.y)
+        # A task that began late would lose its training rows.
+        if (observed[~latest].sum(0) >= observed.sum(0) / 2).all():
+            held_out = latest
     return rows.where(~held_out), rows.where(held_out)
 
 

@@ -32,6 +32,7 @@ _FIRST_TRIAL: Mapping[str, Any] = {
     "lambda_l2": 0.0,
     "cat_smooth": 10.0,
 }
+_TREES_WITHOUT_STOPPING = 100
 
 
 class LightGBMBaseline(MultiTaskEstimator):
@@ -161,11 +162,15 @@ class _Search:
             "seed": seed % 2**31,
             "deterministic": True,
             "force_row_wise": True,
+            # All trials share one binned table, whatever their smallest leaf.
+            "feature_pre_filter": False,
             "num_threads": baseline.n_jobs or 0,
         }
         self.baseline = baseline
-        self.rows, self.validation = rows, validation
-        self.categorical = list(categorical)
+        self.train = self._dataset(rows, categorical)
+        # A task that no validation row observes cannot stop early: it keeps a modest number.
+        self.can_stop = len(validation.y) > 0
+        self.validation = self._dataset(validation, categorical, self.train)
         self.loss = float("inf")
         self.model = ""
         self.best: dict[str, Any] = {}
@@ -175,22 +180,18 @@ class _Search:
         """Train with one set of settings."""
         import lightgbm
 
-        parameters = {**self.fixed, **settings}
-        train = self._dataset(self.rows, parameters)
-        # A task that no validation row observes cannot stop early: it keeps a modest number.
-        can_stop = len(self.validation.y) > 0
+        most_trees = self.baseline.n_estimators
+        stop = lightgbm.early_stopping(self.baseline.early_stopping, verbose=False)
         booster = lightgbm.train(
-            parameters,
-            train,
-            self.baseline.n_estimators if can_stop else min(self.baseline.n_estimators, 100),
-            valid_sets=[self._dataset(self.validation, parameters, train)] if can_stop else None,
-            valid_names=["validation"] if can_stop else None,
-            callbacks=[lightgbm.early_stopping(self.baseline.early_stopping, verbose=False)]
-            if can_stop
-            else None,
+            {**self.fixed, **settings},
+            self.train,
+            most_trees if self.can_stop else min(most_trees, _TREES_WITHOUT_STOPPING),
+            valid_sets=[self.validation] if self.can_stop else None,
+            valid_names=["validation"] if self.can_stop else None,
+            callbacks=[stop] if self.can_stop else None,
         )
-        loss = booster.best_score["validation"][self.metric] if can_stop else 0.0
-        trees = booster.best_iteration if can_stop else booster.num_trees()
+        loss = booster.best_score["validation"][self.metric] if self.can_stop else 0.0
+        trees = booster.best_iteration if self.can_stop else booster.num_trees()
         tried = {**settings, "trees": trees, "validation_loss": float(loss)}
         self.tried.append(tried)
         if loss < self.loss:
@@ -198,18 +199,17 @@ class _Search:
             self.model = booster.model_to_string(num_iteration=trees)
 
     def _dataset(
-        self, rows: TrainingRows, parameters: Mapping[str, Any], reference: Any = None
+        self, rows: TrainingRows, categorical: Sequence[int], reference: Any = None
     ) -> Any:
         import lightgbm
 
         return lightgbm.Dataset(
             rows.x,
-            rows.y[:, 0],
+            np.ascontiguousarray(rows.y[:, 0]),
             weight=rows.weights,
-            categorical_feature=self.categorical,
+            categorical_feature=list(categorical),
             reference=reference,
-            params={"verbose": -1, "num_threads": parameters["num_threads"]},
-            free_raw_data=False,
+            params=self.fixed,
         )
 
 

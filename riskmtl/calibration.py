@@ -83,6 +83,8 @@ def fit_calibrator(
     from sklearn.linear_model import LogisticRegression
 
     seen = ~np.isnan(labels)
+    if weights is not None:
+        seen &= weights > 0
     y = labels[seen]
     events = int(y.sum())
     fewest = min(events, len(y) - events)
@@ -98,5 +100,5 @@ def fit_calibrator(
     slope = float(fit.coef_[0, 0]) / scale
     if slope <= 0:
         return Calibrator(events=events, note="not fitted: the head does not rank validation rows")
-    intercept = float(fit.intercept_[0]) - slope * centre
+    intercept = float(fit.intercept_[0] - slope * centre)
     return Calibrator(slope=slope, intercept=intercept, events=events, note="fitted")

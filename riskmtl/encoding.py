@@ -19,7 +19,7 @@ from sklearn.base import BaseEstimator, TransformerMixin
 from sklearn.utils.validation import check_is_fitted
 
 from riskmtl.errors import unknown_name
-from riskmtl.frames import as_frame
+from riskmtl.frames import as_frame, category_text
 
 UNSEEN = 0
 MISSING = 1
@@ -27,6 +27,8 @@ FIRST_KNOWN = 2
 
 # A code must survive the trip through float32.
 _MOST_CODES = 2**24 - FIRST_KNOWN
+# The range of a column must itself be a float32 number.
+_LARGEST = 1e37
 
 
 @dataclass(frozen=True, slots=True)
@@ -258,7 +260,7 @@ def _is_category(dtype: pl.DataType) -> bool:
 
 
 def _learn_categories(values: pl.Series, floor: int) -> EncodedColumn:
-    counts = _labels(values).drop_nulls().value_counts(name="_rows")
+    counts = category_text(values).drop_nulls().value_counts(name="_rows")
     kept = counts.filter(pl.col("_rows") >= floor)[values.name].sort()
     if len(kept) > _MOST_CODES:
         raise ValueError(
@@ -275,19 +277,8 @@ def _learn_range(values: pl.Series) -> EncodedColumn:
     return EncodedColumn(values.name, None, low, high)
 
 
-def _labels(values: pl.Series) -> pl.Series:
-    """Categories as strings; a whole number reads the same from an integer or a float column."""
-    if values.dtype.is_float():
-        values = values.fill_nan(None)
-        if (values.drop_nulls() % 1 == 0).all():
-            values = values.cast(pl.Int64)
-    if values.dtype.is_nested() or values.dtype == pl.Object:
-        raise ValueError(f"column {values.name!r} is {values.dtype}, which cannot be a category")
-    return values.cast(pl.String)
-
-
 def _codes(values: pl.Series, vocabulary: Sequence[str]) -> NDArray[np.uint32]:
-    labels = _labels(values)
+    labels = category_text(values)
     known = labels.cast(pl.Enum(vocabulary), strict=False).to_physical().cast(pl.UInt32)
     codes = (known + FIRST_KNOWN).fill_null(UNSEEN)
     missing = labels.is_null()
@@ -308,8 +299,9 @@ def _numbers(values: pl.Series) -> NDArray[np.float32]:
         )
         raise ValueError(f"column {values.name!r} is {dtype}, not a number: {remedy}")
     numbers = values.cast(pl.Float32).to_numpy()
-    if np.isinf(numbers).any():
-        row = int(np.flatnonzero(np.isinf(numbers))[0])
+    too_large = np.abs(numbers) > _LARGEST
+    if too_large.any():
+        row = int(np.flatnonzero(too_large)[0])
         raise ValueError(
             f"column {values.name!r} holds {values[row]} in row {row}: infinity, or a value too "
             "large for float32, cannot be encoded; correct it or set it to missing"

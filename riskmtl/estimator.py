@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 _CHOICES: Mapping[str, Sequence[str]] = {
     "network": list(TRUNKS),
     "numeric_embedding": NUMERIC_EMBEDDINGS,
-    "monitor": ("average_precision", "roc_auc", "log_loss"),
+    "monitor": ("log_loss_skill", "average_precision", "roc_auc"),
     "device": ("auto", "cpu", "cuda"),
     "precision": ("32", "bf16"),
 }
@@ -83,8 +83,9 @@ class MultiTaskClassifier(MultiTaskEstimator):
         Most epochs, and epochs without improvement after which training stops.
     clip : float
         Largest norm of the gradient.
-    monitor : {"average_precision", "roc_auc", "log_loss"}
-        Validation metric, averaged over the heads, that chooses the best epoch.
+    monitor : {"log_loss_skill", "average_precision", "roc_auc"}
+        Validation metric, averaged over the heads, that chooses the best epoch. Rank metrics of
+        few events jump about; see :func:`riskmtl.metrics.log_loss_skill`.
     task_weights : mapping of str to float, optional
         Factor on a task's loss; 1 where not given.
     event_weight : "balanced" or mapping of str to float, optional
@@ -96,6 +97,8 @@ class MultiTaskClassifier(MultiTaskEstimator):
         Share of the rows held out where `fit` gets no validation rows.
     challenger : {"lightgbm"}, optional
         Train this on the same rows too, and keep it beside the network as ``challenger_``.
+    challenger_options : mapping, optional
+        Parameters of :class:`LightGBMBaseline` for the challenger.
     device : {"auto", "cpu", "cuda"}
     precision : {"32", "bf16"}
     compile : bool
@@ -165,12 +168,13 @@ class MultiTaskClassifier(MultiTaskEstimator):
         epochs: int = 12,
         patience: int = 4,
         clip: float = 1.0,
-        monitor: str = "average_precision",
+        monitor: str = "log_loss_skill",
         task_weights: Mapping[str, float] | None = None,
         event_weight: str | Mapping[str, float] | None = None,
         calibrate: bool = True,
         validation_share: float = 0.15,
         challenger: str | None = None,
+        challenger_options: Mapping[str, Any] | None = None,
         device: str = "auto",
         precision: str = "32",
         compile: bool = False,
@@ -210,6 +214,7 @@ class MultiTaskClassifier(MultiTaskEstimator):
         self.calibrate = calibrate
         self.validation_share = validation_share
         self.challenger = challenger
+        self.challenger_options = challenger_options
         self.device = device
         self.precision = precision
         self.compile = compile
@@ -228,6 +233,8 @@ class MultiTaskClassifier(MultiTaskEstimator):
                 raise ValueError(unknown_name(name, getattr(self, name), valid))
         if self.challenger not in (None, "lightgbm"):
             raise ValueError(unknown_name("challenger", self.challenger, ["lightgbm"]))
+        if self.challenger is not None:
+            self._beside()
         for name in _COUNTS:
             _require_count(name, getattr(self, name))
         if self.batch_size != "auto":
@@ -272,16 +279,15 @@ class MultiTaskClassifier(MultiTaskEstimator):
     def _beside(self) -> LightGBMBaseline:
         from riskmtl.baseline import LightGBMBaseline
 
-        return LightGBMBaseline(
-            schema=self.schema,
-            categorical_features=self.categorical_features,
-            min_count=self.min_count,
-            regression_tasks=self.regression_tasks,
-            validation_share=self.validation_share,
-            calibrate=self.calibrate,
-            verbose=self.verbose,
-            random_state=self.random_state,
-        )
+        options = dict(self.challenger_options or {})
+        valid = LightGBMBaseline._get_param_names()
+        for name in options:
+            if name not in valid:
+                raise ValueError(f"challenger_options: {unknown_name('option', name, valid)}")
+        shared = {
+            name: value for name, value in self.get_params(deep=False).items() if name in valid
+        }
+        return LightGBMBaseline(**{**shared, **options})
 
     def _learn(self, data: Prepared) -> tuple[Scorer, list[Head]]:
         from riskmtl.training.fit import train

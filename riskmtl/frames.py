@@ -3,16 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import narwhals as nw
 import numpy as np
 import polars as pl
-
-
-class TableError(ValueError):
-    """A file that cannot be read as a table; the message names the file."""
 
 
 def as_frame(data: Any, *, columns: Sequence[str] | None = None) -> pl.DataFrame:
@@ -60,28 +55,37 @@ def _from_array(data: np.ndarray[Any, Any], columns: Sequence[str] | None) -> pl
     if data.ndim != 2:
         raise ValueError(f"expected a 2-d array, got one of {data.ndim} dimension(s)")
     names = list(columns) if columns is not None else [f"x{i}" for i in range(data.shape[1])]
+    if len(names) != data.shape[1]:
+        raise ValueError(f"the array has {data.shape[1]} columns, {len(names)} were expected")
     if data.dtype.kind == "O":
         return pl.DataFrame([_series(name, data[:, i]) for i, name in enumerate(names)])
-    return pl.from_numpy(data, schema=names)
+    return pl.from_numpy(data, schema=names, orient="row")
 
 
 def _from_pandas(data: Any) -> pl.DataFrame:
     # polars' own conversion needs pyarrow for strings; columns go over one by one instead.
-    columns = []
-    for position, name in enumerate(data.columns):
-        column = data.iloc[:, position]
-        values = column.to_numpy() if isinstance(column.dtype, np.dtype) else None
-        if values is None or values.dtype.kind not in "biufM":
-            values = column.astype(object).where(column.notna(), None).to_numpy()
-        columns.append(_series(str(name), values))
-    return pl.DataFrame(columns)
+    names = [str(name) for name in data.columns]
+    for name in names:
+        if names.count(name) > 1:
+            raise ValueError(f"column {name!r} appears more than once: rename one")
+    return pl.DataFrame(
+        [_from_pandas_column(name, data.iloc[:, i]) for i, name in enumerate(names)]
+    )
+
+
+def _from_pandas_column(name: str, column: Any) -> pl.Series:
+    if isinstance(column.dtype, np.dtype) and column.dtype.kind in "biufM":
+        return pl.Series(name, column.to_numpy())
+    values = _series(name, column.astype(object).where(column.notna(), None).to_numpy())
+    is_category = type(column.dtype).__name__ == "CategoricalDtype"
+    return category_text(values) if is_category and values.dtype.is_numeric() else values
 
 
 def _series(name: str, values: np.ndarray[Any, Any]) -> pl.Series:
     """Build a series of an array; Python objects keep their common type, or become strings."""
     if values.dtype.kind != "O":
         return pl.Series(name, values)
-    items = [None if v is None or v != v else v for v in values.tolist()]
+    items = [_plain(value) for value in values.tolist()]
     kinds = {type(v) for v in items if v is not None}
     if kinds <= {int, float}:
         return pl.Series(name, items, dtype=pl.Float64)
@@ -90,37 +94,50 @@ def _series(name: str, values: np.ndarray[Any, Any]) -> pl.Series:
     return pl.Series(name, [None if v is None else str(v) for v in items], dtype=pl.String)
 
 
-def read_table(path: str | Path) -> pl.DataFrame:
+def _plain(value: Any) -> Any:
+    """Unwrap a numpy scalar; the ways that pandas and numpy write "missing" become ``None``."""
+    if isinstance(value, np.generic):
+        value = value.item()
+    if isinstance(value, float) and value != value:
+        return None
+    return None if type(value).__name__ in ("NAType", "NaTType") else value
+
+
+def category_text(values: pl.Series) -> pl.Series:
     """
-    Read a Parquet file, or say in one sentence why it cannot be read.
+    Categories as text, the same for a whole number whether it is stored as integer or float.
 
     Parameters
     ----------
-    path : str or Path
-        The file.
+    values : polars.Series
 
     Returns
     -------
-    polars.DataFrame
+    polars.Series of String
+        Null for missing.
 
     Raises
     ------
-    TableError
-        If the file is absent, empty, truncated or not Parquet.
+    ValueError
+        If the values cannot be categories.
+
+    Examples
+    --------
+    >>> category_text(pl.Series([1.0, 2.5, float("nan")])).to_list()
+    ['1', '2.5', None]
     """
-    path = Path(path)
-    if not path.exists():
-        raise TableError(f"{path}: no such file")
-    if path.is_dir():
-        raise TableError(f"{path}: is a folder, a Parquet file was expected")
-    if path.stat().st_size == 0:
-        raise TableError(f"{path}: the file is empty")
-    with path.open("rb") as file:
-        magic = file.read(4)
-    if magic != b"PAR1":
-        raise TableError(f"{path}: not a Parquet file (it does not begin with PAR1)")
-    try:
-        return pl.read_parquet(path, glob=False)
-    except (pl.exceptions.PolarsError, OSError) as error:
-        reason = str(error).splitlines()[0]
-        raise TableError(f"{path}: damaged or truncated Parquet file ({reason})") from error
+    if values.dtype.is_nested() or values.dtype in (pl.Object, pl.Binary):
+        raise ValueError(f"column {values.name!r} is {values.dtype}, which cannot be a category")
+    if not values.dtype.is_float():
+        return values.cast(pl.String)
+    if values.is_infinite().any():
+        raise ValueError(f"column {values.name!r} holds infinity, which cannot be a category")
+    number = pl.col(values.name).fill_nan(None)
+    # Beyond 2^53 a float is no exact integer.
+    is_whole = (number % 1 == 0) & (number.abs() < 2**53)
+    return values.to_frame().select(
+        pl.when(is_whole)
+        .then(number.cast(pl.Int64, strict=False).cast(pl.String))
+        .otherwise(number.cast(pl.String))
+        .alias(values.name)
+    )[values.name]

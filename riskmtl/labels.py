@@ -123,7 +123,9 @@ def _label_frame(y: Any) -> tuple[pl.DataFrame, bool]:
     """Labels as a frame with a column per task, and whether they came as one column."""
     if isinstance(y, pl.Series) or nw.dependencies.is_into_series(y):
         series = nw.from_native(y, series_only=True)
-        return as_frame(series.to_frame().to_native()).rename(lambda name: str(name) or "y"), True
+        name = "y" if series.name in (None, "") else str(series.name)
+        frame = as_frame(series.to_frame().to_native())
+        return frame.rename({frame.columns[0]: name}), True
     if isinstance(y, (pl.DataFrame, pl.LazyFrame)) or hasattr(y, "columns"):
         return as_frame(y), False
     values = np.asarray(y)
@@ -131,7 +133,9 @@ def _label_frame(y: Any) -> tuple[pl.DataFrame, bool]:
         raise ValueError(f"labels must have one or two dimensions, got {values.ndim}")
     if np.iscomplexobj(values):
         raise ValueError("Complex data not supported")
-    if values.dtype.kind in "SU":
+    if values.dtype.kind == "S":
+        raise ValueError("labels are bytes: decode them to text")
+    if values.dtype.kind == "U":
         values = values.astype(object)
     if values.ndim == 1:
         return as_frame(values[:, None], columns=["y"]), True
@@ -166,30 +170,39 @@ def _binary(column: pl.Series) -> TaskLabels:
     return TaskLabels(column.name, "binary", (seen[0], seen[1]))
 
 
-def _regression(column: pl.Series) -> TaskLabels:
+def _require_number(column: pl.Series) -> None:
     if not column.dtype.is_numeric():
         raise ValueError(f"label {column.name!r} of a regression task is not a number")
+
+
+def _regression(column: pl.Series) -> TaskLabels:
+    _require_number(column)
     if _known(column).n_unique() < 2:
         raise ValueError(f"task {column.name!r} has fewer than two observed values")
     return TaskLabels(column.name, "regression", ())
 
 
 def _encode(frame: pl.DataFrame, tasks: Sequence[TaskLabels]) -> NDArray[np.float64]:
-    values = np.empty((frame.height, len(tasks)))
+    values = np.full((frame.height, len(tasks)), np.nan)
     for position, task in enumerate(tasks):
         column = frame[task.name]
-        if column.dtype.is_float():
-            column = column.fill_nan(None)
+        known = _known(column)
+        if not len(known):
+            continue
         if task.kind == "regression":
-            values[:, position] = column.cast(pl.Float64).fill_null(float("nan")).to_numpy()
+            _require_number(column)
+            values[:, position] = column.cast(pl.Float64).fill_null(np.nan).to_numpy()
             continue
         negative, positive = task.classes
-        is_positive = column == positive
-        strange = ~is_positive & (column != negative)
-        if strange.any():
+        seen = known.unique().to_list()
+        strange = [value for value in seen if value not in task.classes]
+        if strange:
             raise ValueError(
-                f"label {task.name!r} holds {column.filter(strange)[0]!r}, which is neither "
-                f"{negative!r} nor {positive!r}"
+                f"label {task.name!r} holds {strange[0]!r}, which is neither {negative!r} nor "
+                f"{positive!r}"
             )
-        values[:, position] = is_positive.cast(pl.Float64).fill_null(float("nan")).to_numpy()
+        is_positive = column.is_in([value for value in seen if value == positive])
+        if column.dtype.is_float():
+            is_positive = is_positive.set(column.is_nan().fill_null(False), None)
+        values[:, position] = is_positive.cast(pl.Float64).fill_null(np.nan).to_numpy()
     return values

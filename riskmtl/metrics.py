@@ -76,6 +76,23 @@ def log_loss(
     return float(np.average(-(y * np.log(p) + (1 - y) * np.log1p(-p)), weights=w))
 
 
+def log_loss_skill(
+    labels: NDArray[Any], probabilities: NDArray[Any], weights: NDArray[Any] | None = None
+) -> float:
+    """
+    Share of the base rate's log-loss that the probabilities of one task save.
+
+    Parameters and NaN as in :func:`roc_auc`. 1 is perfect, 0 no better than the base rate; also
+    known as McFadden's R². Heads of any base rate can be averaged.
+    """
+    y, _, w = _observed(labels, probabilities, weights)
+    if not _has_both(y):
+        return float("nan")
+    rate = np.average(y, weights=w)
+    base = -(rate * np.log(rate) + (1 - rate) * np.log1p(-rate))
+    return float(1 - log_loss(labels, probabilities, weights) / base)
+
+
 def recall_at_fpr(
     labels: NDArray[Any],
     probabilities: NDArray[Any],
@@ -112,6 +129,7 @@ METRICS: Mapping[str, Metric] = {
     "average_precision": average_precision,
     "brier": brier,
     "log_loss": log_loss,
+    "log_loss_skill": log_loss_skill,
     "recall_at_fpr": recall_at_fpr,
 }
 LOWER_IS_BETTER = frozenset({"brier", "log_loss"})
@@ -171,6 +189,8 @@ def _observed(
     labels: NDArray[Any], probabilities: NDArray[Any], weights: NDArray[Any] | None
 ) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64] | None]:
     seen = ~np.isnan(labels)
+    if weights is not None:
+        seen &= weights > 0
     chosen = None if weights is None else weights[seen].astype(np.float64)
     return labels[seen].astype(np.float64), probabilities[seen].astype(np.float64), chosen
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -93,6 +94,13 @@ class RiskModel:
     schema: DataSchema | None = None
     lineage: dict[str, Any] = field(default_factory=dict)
     challenger: RiskModel | None = None
+
+    @classmethod
+    def load(cls, folder: str | Path, *, with_challenger: bool = False) -> RiskModel:
+        """Read a model from a folder; see :func:`riskmtl.artefact.load_model`."""
+        from riskmtl.artefact import load_model
+
+        return load_model(folder, with_challenger=with_challenger)
 
     @property
     def tasks(self) -> list[str]:

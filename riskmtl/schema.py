@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from datetime import date, datetime, timedelta
 from typing import Any, NamedTuple
@@ -21,6 +21,8 @@ TYPES = ("number", "integer", "string", "boolean", "date", "datetime", "year")
 ROLES = ("numeric", "categorical", "key", "time", "weight", "protected", "ignored")
 KINDS = ("binary", "regression")
 DATE_TYPES = ("date", "datetime", "year")
+NUMBER_TYPES = ("number", "integer", "year")
+RESERVED = ("_row", "_rule")
 
 _TEXT = (pl.String, pl.Categorical, pl.Enum)
 
@@ -72,7 +74,7 @@ class Column:
         """Whether a polars type can hold this column's values."""
         if dtype == pl.Null:
             return True
-        if self.type in ("number", "integer", "year"):
+        if self.type in NUMBER_TYPES:
             return dtype.is_numeric()
         if self.type == "boolean":
             return dtype == pl.Boolean
@@ -326,8 +328,10 @@ class DataSchema:
             if column.maximum is not None:
                 yield value > column.maximum, f"{column.name}: above {column.maximum:g}"
             if column.enum is not None:
-                allowed = value.is_in(list(column.enum))
-                yield ~allowed, f"{column.name}: not an allowed value"
+                allowed: list[Any] = list(column.enum)
+                if column.type in NUMBER_TYPES:
+                    value, allowed = value.cast(pl.Float64), [float(v) for v in allowed]
+                yield ~value.is_in(allowed), f"{column.name}: not an allowed value"
 
     def require_informative(self, frame: pl.DataFrame) -> None:
         """
@@ -387,6 +391,10 @@ class DataSchema:
                     f"schema {self.name!r} says {column.type}"
                 )
         dated = {column.name for column in self._dated_inputs()}
+        if dated and self.time is not None and self.time.name not in frame.columns:
+            raise DataError(
+                f"column {self.time.name!r} is missing from the table: date inputs count from it"
+            )
         expressions = [
             self._days_before(column) if column.name in dated else _decoded(column)
             for column in self.input_columns
@@ -427,36 +435,41 @@ class DataSchema:
         for name in (task.label, *task.where):
             if name not in frame.columns:
                 raise DataError(f"column {name!r} is missing: task {task.name!r} needs it")
-        label = pl.col(task.label)
+        dtype = frame.schema[task.label]
+        if task.kind == "regression" and not dtype.is_numeric():
+            raise DataError(f"label {task.label!r} of task {task.name!r} is not a number")
+        observed = self._observed(task, frame, as_of)
         if task.kind == "regression":
-            if not frame.schema[task.label].is_numeric():
-                raise DataError(f"label {task.label!r} of task {task.name!r} is not a number")
-            value = label.cast(pl.Float64)
-            value = pl.when(value.is_nan()).then(None).otherwise(value)
+            value = pl.col(task.label).cast(pl.Float64)
         else:
-            self._check_label_values(task, frame)
-            value = label.is_in(list(task.positive)).cast(pl.Float64)
+            self._check_label_values(task, frame.filter(observed)[task.label])
+            what = f"is the positive value of task {task.name!r}"
+            value = _among(task.label, task.positive, dtype, what, noun="label").cast(pl.Float64)
+        return pl.when(observed).then(value).otherwise(None).alias(task.name)
+
+    def _observed(self, task: Task, frame: pl.DataFrame, as_of: datetime | None) -> pl.Expr:
+        """Where a task's label counts: known, in its filter, and mature."""
+        dtype = frame.schema[task.label]
+        declared = next((column for column in self.columns if column.name == task.label), None)
+        label = pl.col(task.label) if declared is None else _decoded(declared)
         observed = label.is_not_null()
-        if frame.schema[task.label].is_float():
+        if dtype.is_float():
             observed &= label.is_not_nan()
         for name, values in task.where.items():
-            observed &= pl.col(name).is_in(list(values))
+            what = f"task {task.name!r} filters on"
+            observed &= _among(name, values, frame.schema[name], what).fill_null(False)
         if task.maturity_days is not None:
-            if as_of is None or self.time is None:
+            if as_of is None or self.time is None or self.time.name not in frame.columns:
                 raise DataError(
                     f"task {task.name!r} has maturityDays: give asOf and a column with role time"
                 )
-            matured = _moment(self.time) + timedelta(days=task.maturity_days) <= as_of
-            observed &= matured
-        return pl.when(observed).then(value).otherwise(None).alias(task.name)
+            observed &= _moment(self.time) + timedelta(days=task.maturity_days) <= as_of
+        return observed
 
-    def _check_label_values(self, task: Task, frame: pl.DataFrame) -> None:
+    def _check_label_values(self, task: Task, observed: pl.Series) -> None:
         if task.negative_rest:
             return
-        seen = frame[task.label].unique().drop_nulls()
-        if seen.dtype.is_float():
-            seen = seen.drop_nans()
-        others = [value for value in seen.to_list() if value not in task.positive]
+        others = [value for value in observed.unique().to_list() if value not in task.positive]
         if task.negative is not None:
             others = [value for value in others if value not in task.negative]
             allowed = 0
@@ -532,21 +545,31 @@ class DataSchema:
         if part.values is not None:
             if self.split_rule.column not in frame.columns:
                 raise DataError(f"split column {self.split_rule.column!r} is missing")
-            chosen = frame[self.split_rule.column].is_in(list(part.values)).fill_null(False)
-            return chosen.to_numpy() & rest, none
+            column = self.split_rule.column
+            chosen = _among(column, part.values, frame.schema[column], "the split chooses")
+            return frame.select(chosen.fill_null(False)).to_series().to_numpy() & rest, none
         if part.share is not None:
             return self._random_part(frame, part.share, rest), none
         times = self.times(frame)
         if times is None:
             raise DataError(f"schema {self.name!r} splits by time: the time column is missing")
-        start = part.start
-        if start is None:
-            start = times.filter(rest).sort()[-max(1, round((part.latest or 0) * frame.height))]
-        assert start is not None
+        if times.null_count():
+            raise DataError(f"column {times.name!r} is missing in some rows: the split needs it")
+        start = part.start or self._start_of_latest(times.filter(rest), part, frame.height)
         gap_start = start - timedelta(days=self.split_rule.gap_days)
         gap = ((times >= gap_start) & (times < start)).to_numpy() & rest
         is_test = part is self.split_rule.test
         return (times >= start).to_numpy() & rest, gap if is_test else none
+
+    def _start_of_latest(self, times: pl.Series, part: Part, rows: int) -> datetime:
+        assert part.latest is not None
+        wanted = max(1, round(part.latest * rows))
+        if wanted > len(times):
+            raise DataError(
+                f"the split of schema {self.name!r} asks for more latest rows than there are"
+            )
+        start: datetime = times.sort()[-wanted]
+        return start
 
     def _random_part(
         self, frame: pl.DataFrame, share: float, rest: np.ndarray[Any, Any]
@@ -568,7 +591,7 @@ class DataSchema:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values that JSON can hold, the same for equal schemas."""
-        plain: dict[str, Any] = json.loads(json.dumps(asdict(self), default=_plain))
+        plain: dict[str, Any] = json.loads(json.dumps(_whole(asdict(self)), default=_plain))
         return plain
 
     @classmethod
@@ -615,14 +638,42 @@ class DataSchema:
 
 
 def _decoded(column: Column) -> pl.Expr:
-    """Values of a column with its missing codes as null."""
+    """Values of a column with its missing codes, and NaN, as null."""
     value = pl.col(column.name)
     if column.type == "string":
         value = value.cast(pl.String)
-    if not column.missing_values:
+        is_missing = value.is_in(list(column.missing_values))
+    elif column.type in NUMBER_TYPES:
+        # Compared as floats, whatever the width or kind of number that the table has.
+        number = value.cast(pl.Float64)
+        is_missing = number.is_nan() | number.is_in([float(v) for v in column.missing_values])
+    else:
         return value
-    is_code = value.is_in(list(column.missing_values))
-    return pl.when(is_code).then(None).otherwise(value).alias(column.name)
+    return pl.when(is_missing).then(None).otherwise(value).alias(column.name)
+
+
+def _among(
+    name: str, values: Iterable[Any], dtype: pl.DataType, what: str, *, noun: str = "column"
+) -> pl.Expr:
+    """Whether a column holds one of some values, compared as its type in the table allows."""
+    column = pl.col(name)
+    kinds: tuple[type, ...]
+    if dtype == pl.Null:
+        return pl.lit(None, pl.Boolean)
+    if dtype.is_numeric():
+        column, kinds = column.cast(pl.Float64), (int, float)
+    elif dtype == pl.Boolean:
+        column, kinds = column.cast(pl.Float64), (bool,)
+    else:
+        column, kinds = column.cast(pl.String), (str,)
+    values = list(values)
+    for value in values:
+        if not isinstance(value, kinds) and not (dtype == pl.Boolean and value in (0, 1)):
+            raise DataError(
+                f"{noun} {name!r} is {dtype} in the table, so it never holds {value!r}, which "
+                f"{what}: correct the schema"
+            )
+    return column.is_in(values if str in kinds else [float(value) for value in values])
 
 
 def _moment(column: Column) -> pl.Expr:
@@ -652,6 +703,15 @@ def _join(values: tuple[Any, ...]) -> str:
 
 def _tuple(values: Any) -> tuple[Any, ...] | None:
     return None if values is None else tuple(values)
+
+
+def _whole(value: Any) -> Any:
+    """Write whole floats as integers, so that equal schemas read the same."""
+    if isinstance(value, dict):
+        return {key: _whole(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_whole(item) for item in value]
+    return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
 def _plain(value: Any) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from datetime import date, datetime
 from pathlib import Path
@@ -13,6 +14,7 @@ from riskmtl.errors import unknown_name
 from riskmtl.schema import (
     DATE_TYPES,
     KINDS,
+    RESERVED,
     ROLES,
     TYPES,
     Column,
@@ -29,6 +31,19 @@ _DATE = (date,)
 
 class SchemaError(ValueError):
     """A mistake in a schema file; the message names the file, the place and the remedy."""
+
+
+class _Loader(yaml.SafeLoader):
+    """Reads YAML and refuses a key that is written twice."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        keys = [self.construct_object(key, deep=True) for key, _ in node.value]
+        for key in keys:
+            if keys.count(key) > 1:
+                raise yaml.MarkedYAMLError(
+                    problem=f"key {key!r} is written twice", problem_mark=node.start_mark
+                )
+        return super().construct_mapping(node, deep=deep)
 
 
 class _Node:
@@ -59,7 +74,10 @@ class _Node:
     def scalar(self, key: str, kinds: tuple[type, ...], what: str) -> Any:
         value = self.values.get(key)
         misfit = isinstance(value, bool) and bool not in kinds
-        if value is not None and (misfit or not isinstance(value, kinds)):
+        misfit |= isinstance(value, float) and not math.isfinite(value)
+        if (value is None and key in self.values) or (
+            value is not None and (misfit or not isinstance(value, kinds))
+        ):
             self.fail(f"{key} must be {what}, got {value!r}")
         return value
 
@@ -68,10 +86,7 @@ class _Node:
 
     def codes(self, key: str) -> tuple[Any, ...] | None:
         """Read a value or a list of values."""
-        value = self.values.get(key)
-        if value is None:
-            return None
-        return self.as_codes(value, key)
+        return self.as_codes(self.values[key], key) if key in self.values else None
 
     def as_codes(self, value: Any, key: str) -> tuple[Any, ...]:
         items = value if isinstance(value, list) else [value]
@@ -79,6 +94,13 @@ class _Node:
             if not isinstance(item, _CODE):
                 self.fail(f"{key} must be a value or a list of values, got {item!r}")
         return tuple(items)
+
+    def some_codes(self, key: str) -> tuple[Any, ...] | None:
+        """Read a value or a list of at least one value."""
+        codes = self.codes(key)
+        if codes == ():
+            self.fail(f"{key} must hold at least one value")
+        return codes
 
     def items(self, key: str) -> list[Any]:
         value = self.values.get(key)
@@ -108,7 +130,7 @@ def load_schema(path: str | Path) -> DataSchema:
     """
     path = Path(path)
     try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+        values = yaml.load(path.read_text(encoding="utf-8"), Loader=_Loader)
     except FileNotFoundError:
         raise SchemaError(f"{path}: no such file") from None
     except (yaml.YAMLError, UnicodeDecodeError, OSError) as error:
@@ -160,7 +182,7 @@ def parse_schema(values: Any, source: str = "schema") -> DataSchema:
         _task(item, f"{source}: tasks[{i}]") for i, item in enumerate(root.items("tasks"))
     )
     split = _split(root.values["split"], f"{source}: split") if "split" in values else SplitRule()
-    as_of = _moment(root.scalar("asOf", _DATE, "a date such as 2024-12-31"))
+    as_of = _moment(root.scalar("asOf", _DATE, "a date such as 2024-12-31"), root)
     schema = DataSchema(
         name=root.text("name"),
         columns=columns,
@@ -179,6 +201,8 @@ def _column(values: Any, place: str, table_missing: tuple[Any, ...]) -> Column:
     node = _Node(values, place, valid)
     name = node.text("name")
     node.place = f"{place} ({name})"
+    if name in RESERVED:
+        node.fail(f"the name {name!r} is reserved for refused rows: rename the column")
     kind = node.text("type", valid=TYPES)
     usual = "categorical" if kind in ("string", "boolean") else "numeric"
     role = node.text("role", usual, valid=ROLES)
@@ -201,6 +225,10 @@ def _column(values: Any, place: str, table_missing: tuple[Any, ...]) -> Column:
         rules.fail(f"minimum and maximum are for numbers, the field is a {kind}")
     if minimum is not None and maximum is not None and minimum > maximum:
         rules.fail(f"minimum {minimum} is above maximum {maximum}")
+    enum = rules.some_codes("enum")
+    for value in enum or ():
+        if not _fits(value, kind) and not (kind == "boolean" and isinstance(value, bool)):
+            rules.fail(f"enum value {value!r} can never occur in a {kind} field")
     own_missing = node.codes("missingValues") or ()
     codes = tuple(
         _fitting(code, kind)
@@ -214,7 +242,7 @@ def _column(values: Any, place: str, table_missing: tuple[Any, ...]) -> Column:
         required=rules.flag("required"),
         minimum=minimum,
         maximum=maximum,
-        enum=rules.codes("enum"),
+        enum=enum,
         missing_values=codes,
         protected=node.flag("protected") or role == "protected",
     )
@@ -243,9 +271,9 @@ def _task(values: Any, place: str) -> Task:
         node.fail("a regression task has no positive or negative value: remove them")
     if kind == "binary" and "positive" not in values:
         node.fail("key 'positive' is missing: say which label value is the adverse outcome")
-    positive = node.codes("positive") or ()
+    positive = node.some_codes("positive") or ()
     rest = values.get("negative") == "rest"
-    negative = None if rest else node.codes("negative")
+    negative = None if rest else node.some_codes("negative")
     both = set(positive) & set(negative or ())
     if both:
         node.fail(f"{both.pop()!r} is both positive and negative")
@@ -306,8 +334,8 @@ def _part(values: Any, place: str, column: str | None) -> Part:
     return Part(
         share=node.values.get("share"),
         latest=node.values.get("latest"),
-        start=_moment(node.scalar("from", _DATE, "a date such as 2024-07-01")),
-        values=node.codes("values"),
+        start=_moment(node.scalar("from", _DATE, "a date such as 2024-07-01"), node),
+        values=node.some_codes("values"),
     )
 
 
@@ -347,6 +375,8 @@ def _check_split(schema: DataSchema, root: _Node, names: list[str]) -> None:
     timed = [part for part in (rule.test, rule.validation) if part and (part.start or part.latest)]
     if timed and schema.time is None:
         root.fail("split: from and latest need a field with role time")
+    if rule.gap_days and not (rule.test and (rule.test.start or rule.test.latest)):
+        root.fail("split: gapDays needs test.from or test.latest: the gap lies before that")
     starts = [part.start for part in (rule.validation, rule.test) if part and part.start]
     if len(starts) == 2 and starts[0] >= starts[1]:
         root.fail("split: validation must begin before test")
@@ -358,10 +388,12 @@ def _refuse_twice(names: list[str], what: str, root: _Node) -> None:
             root.fail(f"{what} {name!r} is declared twice")
 
 
-def _moment(value: date | None) -> datetime | None:
-    if value is None or isinstance(value, datetime):
+def _moment(value: date | None, node: _Node) -> datetime | None:
+    if isinstance(value, datetime):
+        if value.tzinfo is not None:
+            node.fail(f"{value.isoformat()} has a time zone: write it without one")
         return value
-    return datetime(value.year, value.month, value.day)
+    return None if value is None else datetime(value.year, value.month, value.day)
 
 
 def _one_line(error: Exception) -> str:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -97,7 +98,8 @@ class Standardized(NumericEmbedding):
             self.low[position] = float(seen.min())
             self.high[position] = float(seen.max())
             self.mean[position] = float(seen.mean())
-            self.scale[position] = float(spread) if spread > 0 else 1.0
+            # A spread that float32 cannot divide by is none.
+            self.scale[position] = float(spread) if spread > np.finfo(np.float32).tiny else 1.0
 
     def scaled(self, x: Tensor) -> Tensor:
         """Clamped and standardised values, ``(batch, features)``."""
@@ -189,11 +191,12 @@ class PiecewiseLinear(NumericEmbedding):
         self.weight = nn.Parameter(torch.zeros(features, bins, width))
 
     def fit(self, values: NDArray[np.float32]) -> None:
-        """Place the bin edges of each feature at quantiles of its values."""
-        quantiles = np.linspace(0, 1, self.bins + 1)
+        """Place the bin edges of each feature; see :func:`bin_edges`."""
+        self.left.fill_(math.inf)
+        self.bin_width.fill_(1)
+        self.count.fill_(1)
         for position in range(self.features):
-            seen = _seen(values[:, position])
-            edges = np.unique(np.quantile(seen, quantiles).astype(np.float32))
+            edges = bin_edges(_seen(values[:, position]), self.bins)
             if len(edges) < 2:
                 continue
             used = len(edges) - 1
@@ -329,6 +332,40 @@ def _numeric_embedding(name: str, features: int, width: int, bins: int) -> Numer
     if name == "periodic":
         return Periodic(features, width)
     return Standardized(features)
+
+
+def bin_edges(values: NDArray[Any], bins: int) -> NDArray[np.float32]:
+    """
+    Edges of at most so many bins, where the values are.
+
+    Quantiles alone would waste themselves on a value that many rows share, such as an amount of 0,
+    and leave the rest with a bin or two. So such a value has one edge, and the quantiles of the
+    other values have all that remain.
+
+    Parameters
+    ----------
+    values : ndarray of shape (rows,)
+        Without NaN, at least one.
+    bins : int
+
+    Returns
+    -------
+    ndarray of float32
+        Strictly increasing, from the least value to the greatest; at most ``bins + 1``.
+
+    Examples
+    --------
+    >>> bin_edges(np.array([0.0] * 90 + [1, 2, 3, 4, 5, 6, 7, 8, 9, 10]), 4)
+    array([ 0.,  1.,  4.,  7., 10.], dtype=float32)
+    """
+    distinct, counts = np.unique(values.astype(np.float32), return_counts=True)
+    if len(distinct) <= bins + 1:
+        return distinct
+    shared = distinct[counts > len(values) / bins]
+    others = values[~np.isin(values.astype(np.float32), shared)]
+    free = bins + 1 - len(shared)
+    edges = np.quantile(others, np.linspace(0, 1, free)).astype(np.float32)
+    return np.unique(np.concatenate([shared, edges]))
 
 
 def _seen(values: NDArray[np.float32]) -> NDArray[np.float64]:

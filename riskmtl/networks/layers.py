@@ -65,7 +65,7 @@ class GroupMLP(nn.Module):
     ----------
     groups, in_features : int
     units : sequence of int
-        Width of each layer; may be empty.
+        Width of each layer. With none, the output is the input.
     dropout : float
 
     Attributes

@@ -50,7 +50,7 @@ class TrainingConfig:
     weight_decay : float
     clip : float
         Largest norm of the gradient.
-    monitor : {"average_precision", "roc_auc", "log_loss"}
+    monitor : {"log_loss_skill", "average_precision", "roc_auc"}
         What chooses the best epoch.
     device : {"auto", "cpu", "cuda"}
     precision : {"32", "bf16"}
@@ -74,7 +74,7 @@ class TrainingConfig:
     learning_rate: float
     weight_decay: float
     clip: float = 1.0
-    monitor: str = "average_precision"
+    monitor: str = "log_loss_skill"
     device: str = "auto"
     precision: str = "32"
     compile: bool = False
@@ -164,6 +164,9 @@ def _train_one(
 ) -> Trained:
     started = time.perf_counter()
     device = _device(config.device)
+    if not len(validation.x):
+        # Nobody observes this task in the validation rows: better its own rows than none.
+        validation = rows
     with torch.random.fork_rng(), _quiet_lightning():
         torch.manual_seed(config.seed)
         network = Network(cardinalities, len(plan.names), shape)
@@ -248,10 +251,11 @@ def _base_outputs(y: NDArray[np.float32], plan: TaskPlan) -> torch.Tensor:
     """What each head says before it knows anything: its (reweighted) base rate as log-odds."""
     outputs = []
     for task, is_regression in enumerate(plan.regression):
-        if is_regression:
+        seen = y[~np.isnan(y[:, task]), task]
+        if is_regression or not len(seen):
             outputs.append(0.0)
             continue
-        rate = float(np.clip(np.nanmean(y[:, task], dtype=np.float64), 1e-6, 1 - 1e-6))
+        rate = float(np.clip(seen.mean(dtype=np.float64), 1e-6, 1 - 1e-6))
         outputs.append(float(np.log(rate / (1 - rate) * plan.positive_weights[task])))
     return torch.tensor(outputs)
 
@@ -337,9 +341,7 @@ def _quiet_lightning() -> Iterator[None]:
         # Rows sit on the device already: there is nothing for data loader workers to do.
         warnings.filterwarnings("ignore", message=".*does not have many workers.*")
         # Lightning 2.6 asks torch 2.13 in a way that is going out of use.
-        warnings.filterwarnings(
-            "ignore", message=".*LeafSpec.*is deprecated"
-        )
+        warnings.filterwarnings("ignore", message=".*LeafSpec.*is deprecated")
         for logger in loggers:
             logger.setLevel(logging.WARNING)
         try:

@@ -49,8 +49,10 @@ def task_losses(
     )
     if regression is not None:
         loss = torch.where(regression, (outputs - target).square(), loss)
+    # Chosen, not multiplied by 0: an output may have overflowed where nothing is observed.
+    loss = torch.where(observed, loss, torch.zeros_like(loss))
     share = observed.to(loss.dtype)
     if weights is not None:
-        share = share * weights.unsqueeze(1)
+        loss, share = loss * weights.unsqueeze(1), share * weights.unsqueeze(1)
     total = share.sum(0)
-    return (loss * share).sum(0) / torch.where(total > 0, total, torch.ones_like(total))
+    return loss.sum(0) / torch.where(total > 0, total, torch.ones_like(total))

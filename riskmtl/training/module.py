@@ -14,6 +14,8 @@ from riskmtl.metrics import METRICS
 from riskmtl.training.batches import Batch, epoch_seed
 from riskmtl.training.loss import task_losses
 
+VALIDATED = ("log_loss", "log_loss_skill", "roc_auc", "average_precision")
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Objective:
@@ -33,7 +35,7 @@ class Objective:
         Peak of the one-cycle schedule.
     weight_decay : float
     epochs, steps_per_epoch : int
-    monitor : {"average_precision", "roc_auc", "log_loss"}
+    monitor : {"log_loss_skill", "average_precision", "roc_auc"}
         Validation metric, averaged over the binary heads, that chooses the best epoch.
     seed : int
     """
@@ -118,6 +120,20 @@ class MultiTaskModule(pl.LightningModule):
         )
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
+    def configure_gradient_clipping(
+        self,
+        optimizer: torch.optim.Optimizer,
+        gradient_clip_val: float | None = None,
+        gradient_clip_algorithm: str | None = None,
+    ) -> None:
+        """Clip the norm ourselves: Lightning refuses a fused optimiser under mixed precision."""
+        if gradient_clip_val is None or gradient_clip_algorithm not in (None, "norm"):
+            super().configure_gradient_clipping(
+                optimizer, gradient_clip_val, gradient_clip_algorithm
+            )
+        else:
+            nn.utils.clip_grad_norm_(self.network.parameters(), gradient_clip_val)
+
     def on_train_epoch_start(self) -> None:
         """Seed the epoch, so that a resumed run repeats it to the bit."""
         torch.manual_seed(epoch_seed(self.objective.seed, self.current_epoch))
@@ -167,7 +183,7 @@ class MultiTaskModule(pl.LightningModule):
                 error = (outputs[:, position] - y) ** 2
                 row["val_squared_error"] = _mean(error, weights)
             else:
-                for name in ("roc_auc", "average_precision", "log_loss"):
+                for name in VALIDATED:
                     row[f"val_{name}"] = METRICS[name](y, probabilities[:, position], weights)
             self.history.append(row)
         self._log_epoch()
@@ -190,13 +206,12 @@ class MultiTaskModule(pl.LightningModule):
 
     def _score(self, rows: list[dict[str, Any]]) -> float:
         """Mean of the monitored metric over the heads that have it; higher is better."""
-        monitor = self.objective.monitor
-        scores = [row.get(f"val_{monitor}", np.nan) for row in rows]
-        if np.isnan(scores).all():
-            scores = [row.get("val_log_loss", row.get("val_squared_error")) for row in rows]
-            monitor = "log_loss"
-        score = float(np.nanmean(scores)) if not np.isnan(scores).all() else 0.0
-        return -score if monitor == "log_loss" else score
+        scores = [row.get(f"val_{self.objective.monitor}", np.nan) for row in rows]
+        if not np.isnan(scores).all():
+            return float(np.nanmean(scores))
+        # No head has both classes among the validation rows: what can be compared is the loss.
+        losses = [row.get("val_log_loss", np.nan) for row in rows]
+        return -float(np.nanmean(losses)) if not np.isnan(losses).all() else 0.0
 
 
 def _mean(values: Any, weights: Any) -> float:

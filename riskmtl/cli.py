@@ -1,0 +1,282 @@
+"""The command line: each verb reads its options and calls one function."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shutil
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from riskmtl import __version__
+
+if TYPE_CHECKING:
+    import polars as pl
+
+    from riskmtl.schema import DataSchema
+
+_PARTS = ("all", "train", "validation", "test")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """
+    Run one verb.
+
+    Parameters
+    ----------
+    arguments : sequence of str, optional
+        Default: those of the process.
+
+    Returns
+    -------
+    int
+        0 if it was done, 1 if the input cannot be used; a wrong option exits with 2.
+    """
+    options = _parser().parse_args(arguments)
+    try:
+        options.run(options)
+    except (ValueError, OSError) as error:
+        print(f"riskmtl {options.verb}: {' '.join(str(error).split())}", file=sys.stderr)
+        return 1
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="riskmtl", description=sys.modules["riskmtl"].__doc__)
+    parser.add_argument("--version", action="version", version=f"riskmtl {__version__}")
+    verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB")
+
+    simulate = verbs.add_parser("simulate", help="write a simulated portfolio")
+    simulate.set_defaults(run=_simulate)
+    simulate.add_argument("--rows", type=int, default=200_000, help="rows (default: 200000)")
+    simulate.add_argument("--seed", type=int, default=0)
+    simulate.add_argument("--months", type=int, default=24, help="length of the window")
+    simulate.add_argument(
+        "--relatedness", type=float, default=0.7, help="0: heads unrelated, 1: causes shared"
+    )
+    simulate.add_argument("--out", type=Path, required=True, help="Parquet file of the table")
+    simulate.add_argument("--truth", type=Path, help="Parquet file of the true probabilities")
+
+    train = verbs.add_parser("train", help="train a network and its LightGBM challengers")
+    train.set_defaults(run=_train)
+    train.add_argument("--data", type=Path, required=True, help="Parquet file")
+    train.add_argument("--schema", type=Path, required=True, help="YAML file")
+    train.add_argument("--out", type=Path, required=True, help="folder for the model")
+    train.add_argument("--network", help="ple (default), mmoe, shared_bottom or single_task")
+    train.add_argument("--config", type=Path, help="YAML file with parameters of the estimator")
+    train.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        help="one parameter of the estimator; may be repeated, wins over --config",
+    )
+    _add_max_bad(train)
+
+    evaluate = verbs.add_parser("evaluate", help="figures of a model on labelled rows")
+    evaluate.set_defaults(run=_evaluate)
+    evaluate.add_argument("--model", type=Path, required=True, help="folder of the model")
+    evaluate.add_argument("--data", type=Path, required=True, help="Parquet file")
+    evaluate.add_argument("--out", type=Path, required=True, help="JSON file")
+    evaluate.add_argument(
+        "--part", choices=_PARTS, default="all", help="part of the schema's split (default: all)"
+    )
+    _add_max_bad(evaluate)
+
+    score = verbs.add_parser("score", help="score a file")
+    score.set_defaults(run=_score)
+    score.add_argument("--model", type=Path, required=True, help="folder of the model")
+    score.add_argument("--data", type=Path, required=True, help="Parquet file")
+    score.add_argument("--out", type=Path, required=True, help="Parquet file of scores")
+    _add_max_bad(score)
+    return parser
+
+
+def _add_max_bad(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--max-bad",
+        type=_share,
+        default=0.0,
+        metavar="SHARE",
+        help="share of rows that may break the schema and be left out, such as 1%% (default: 0)",
+    )
+
+
+def _share(text: str) -> float:
+    try:
+        share = float(text.removesuffix("%")) / (100 if text.endswith("%") else 1)
+    except ValueError:
+        share = -1.0
+    if not 0 <= share <= 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is no share: write 1% or 0.01")
+    return share
+
+
+# ---- the verbs -----------------------------------------------------------------------------------
+
+
+def _simulate(options: argparse.Namespace) -> None:
+    from riskmtl.files import replacing
+    from riskmtl.simulate import simulate_portfolio
+
+    portfolio = simulate_portfolio(
+        options.rows,
+        seed=options.seed,
+        relatedness=options.relatedness,
+        months=options.months,
+    )
+    with replacing(options.out) as scratch:
+        portfolio.frame.write_parquet(scratch)
+    print(f"{portfolio.frame.height:,} rows: {options.out}")
+    if options.truth is not None:
+        with replacing(options.truth) as scratch:
+            portfolio.truth.write_parquet(scratch)
+        print(f"truth: {options.truth}")
+
+
+def _train(options: argparse.Namespace) -> None:
+    from riskmtl.artefact import require_writable
+    from riskmtl.estimator import MultiTaskClassifier
+    from riskmtl.files import read_table
+    from riskmtl.schema_file import load_schema
+    from riskmtl.validation.evaluation import evaluate_model
+
+    schema = load_schema(options.schema)
+    settings = _settings(options, valid=MultiTaskClassifier._get_param_names())
+    require_writable(options.out)
+    frame = _checked(schema, read_table(options.data), options.max_bad, options.data)
+    parts = schema.split(frame)
+    unfinished = options.out.with_name(f"{options.out.name}.unfinished")
+    defaults = {
+        "challenger": "lightgbm",
+        "checkpoint_dir": str(unfinished),
+        "random_state": 0,
+        "verbose": True,
+    }
+    model = MultiTaskClassifier(schema=schema, **{**defaults, **settings})
+    validation = parts.validation if parts.validation.height else None
+    model.fit(parts.train, X_val=validation)
+    model.save(options.out)
+    shutil.rmtree(unfinished, ignore_errors=True)
+    print(
+        f"trained on {parts.train.height:,} rows; on {parts.validation.height:,} validation rows:"
+    )
+    if validation is not None:
+        print(format_figures(evaluate_model(model.model_, validation)))
+    print(f"model: {options.out}")
+
+
+def _evaluate(options: argparse.Namespace) -> None:
+    from riskmtl.artefact import load_model
+    from riskmtl.files import read_table, replacing
+    from riskmtl.schema import DataError
+    from riskmtl.validation.evaluation import evaluate_model, evaluation_record
+
+    model = load_model(options.model, with_challenger=True)
+    if model.schema is None:
+        raise DataError(f"{options.model}: was trained without a schema, which evaluation needs")
+    frame = _checked(model.schema, read_table(options.data), options.max_bad, options.data)
+    if options.part != "all":
+        frame = getattr(model.schema.split(frame), options.part)
+    figures = evaluate_model(model, frame)
+    with replacing(options.out) as scratch:
+        scratch.write_text(json.dumps(evaluation_record(model, figures), indent=1))
+    print(format_figures(figures))
+    print(f"evaluation: {options.out}")
+
+
+def _score(options: argparse.Namespace) -> None:
+    from riskmtl.artefact import load_model
+    from riskmtl.scoring.local import score_file
+
+    model = load_model(options.model)
+    report = score_file(
+        model, options.data, options.out, max_bad=options.max_bad, progress=sys.stderr.isatty()
+    )
+    print(f"{report.scored:,} of {report.rows:,} rows scored: {report.out}")
+    if report.quarantine is not None:
+        print(f"{report.quarantined:,} rows refused: {report.quarantine}")
+
+
+# ---- what verbs share ----------------------------------------------------------------------------
+
+
+def _checked(schema: DataSchema, frame: pl.DataFrame, max_bad: float, source: Path) -> pl.DataFrame:
+    from riskmtl.scoring.local import require_few_refused
+
+    checked = schema.check(frame)
+    require_few_refused(checked, frame.height, max_bad, str(source))
+    for rule, count in checked.refusals().items():
+        print(f"left out {count:,} rows: {rule}", file=sys.stderr)
+    return checked.good
+
+
+def _settings(options: argparse.Namespace, *, valid: Sequence[str]) -> dict[str, Any]:
+    """Parameters of the estimator from --config, --set and --network."""
+    import yaml
+
+    from riskmtl.errors import unknown_name
+
+    settings: dict[str, Any] = {}
+    if options.config is not None:
+        try:
+            loaded = yaml.safe_load(options.config.read_text(encoding="utf-8"))
+        except (yaml.YAMLError, UnicodeDecodeError) as error:
+            raise ValueError(f"{options.config}: not a readable YAML file ({error})") from error
+        if not isinstance(loaded, dict):
+            raise ValueError(f"{options.config}: expected a mapping of parameters to values")
+        settings.update(loaded)
+    for item in options.set:
+        key, equals, value = item.partition("=")
+        if not equals:
+            raise ValueError(f"--set {item}: write KEY=VALUE")
+        settings[key] = yaml.safe_load(value)
+    if options.network is not None:
+        settings["network"] = options.network
+    for key in settings:
+        if key not in valid or key == "schema":
+            raise ValueError(unknown_name("option", key, [v for v in valid if v != "schema"]))
+    return settings
+
+
+def format_figures(figures: pl.DataFrame) -> str:
+    """
+    Lay figures out as a table for a terminal.
+
+    Parameters
+    ----------
+    figures : polars.DataFrame
+        From :func:`riskmtl.validation.evaluation.evaluate_model`.
+
+    Returns
+    -------
+    str
+    """
+    columns = {
+        "task": "task",
+        "model": "model",
+        "observed": "observed",
+        "events": "events",
+        "roc_auc": "AUC",
+        "average_precision": "AP",
+        "brier": "Brier",
+        "recall_at_1pct_fpr": "recall@1%FPR",
+    }
+    rows = [[_cell(value) for value in row] for row in figures.select(list(columns)).iter_rows()]
+    table = [list(columns.values()), *rows]
+    widths = [max(len(row[i]) for row in table) for i in range(len(columns))]
+    return "\n".join(
+        "  ".join(
+            cell.ljust(width) if i < 2 else cell.rjust(width)
+            for i, (cell, width) in enumerate(zip(row, widths, strict=True))
+        )
+        for row in table
+    )
+
+
+def _cell(value: Any) -> str:
+    if isinstance(value, float):
+        return f"{value:.4f}"
+    return f"{value:,}" if isinstance(value, int) else str(value)

@@ -1,0 +1,1 @@
+"""Scoring: files in, files out, and nothing imported that a model does not need."""

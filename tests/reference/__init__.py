@@ -1,0 +1,1 @@
+"""Slow, obvious implementations that the batched ones are compared with."""

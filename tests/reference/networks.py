@@ -1,0 +1,252 @@
+"""
+The networks and their loss once more: one row, one task, one expert, one bin at a time.
+
+Weights are those of the batched modules, a slice for each group, so that outputs and gradients can
+be compared number by number. A row is a vector; :func:`for_each_row` makes a batch of rows.
+"""
+
+import math
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+
+from riskmtl.networks import Network, NetworkConfig
+from riskmtl.networks.embedding import (
+    CategoricalEmbedding,
+    FeatureEmbedding,
+    NumericEmbedding,
+    Periodic,
+    PiecewiseLinear,
+    Standardized,
+)
+from riskmtl.networks.layers import Gates, GroupLinear, GroupMLP, Towers
+from riskmtl.networks.mmoe import MMoE
+from riskmtl.networks.ple import PLE, ExtractionLayer
+from riskmtl.networks.shared_bottom import SharedBottom
+
+
+def for_each_row(function: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
+    return torch.stack([function(row) for row in x])
+
+
+# --- Embeddings -----------------------------------------------------------------------------------
+
+
+Bin = tuple[float, float]
+
+
+def bins_of(embedding: PiecewiseLinear, feature: int) -> list[Bin]:
+    """Left and right edge of each bin of one feature; none for a constant one."""
+    lefts, widths = embedding.left[feature].tolist(), embedding.bin_width[feature].tolist()
+    return [
+        (left, left + width)
+        for left, width in zip(lefts, widths, strict=True)
+        if math.isfinite(left)
+    ]
+
+
+def filling(value: float, bins: Sequence[Bin]) -> list[float]:
+    """Gorishniy et al. 2022, equation 1, after the value is brought to the nearest end."""
+    value = min(max(value, bins[0][0]), bins[-1][1])
+    filled = []
+    for left, right in bins:
+        if value < left:
+            filled.append(0.0)
+        elif value >= right:
+            filled.append(1.0)
+        else:
+            filled.append((value - left) / (right - left))
+    return filled
+
+
+def piecewise_linear(embedding: PiecewiseLinear, feature: int, value: float) -> Tensor:
+    bins = bins_of(embedding, feature)
+    filled = filling(value, bins) if bins else [0.0]
+    rank = math.sqrt(3) * (2 * sum(filled) / len(filled) - 1)
+    vector = embedding.bias[feature] + rank * embedding.linear[feature]
+    for t, share in enumerate(filled):
+        vector = vector + share * embedding.weight[feature, t]
+    return vector
+
+
+def standardized(embedding: Standardized, feature: int, value: float) -> float:
+    low, high = embedding.low[feature].item(), embedding.high[feature].item()
+    mean, scale = embedding.mean[feature].item(), embedding.scale[feature].item()
+    return (min(max(value, low), high) - mean) / scale
+
+
+def periodic(embedding: Periodic, feature: int, value: float) -> Tensor:
+    z = standardized(embedding, feature, value)
+    frequencies = list(embedding.frequency[feature])
+    waves = [torch.cos(2 * math.pi * c * z) for c in frequencies]
+    waves += [torch.sin(2 * math.pi * c * z) for c in frequencies]
+    vector = embedding.bias[feature]
+    for wave, weight in zip(waves, embedding.weight[feature], strict=True):
+        vector = vector + wave * weight
+    return vector.clamp(min=0)
+
+
+def numeric(embedding: NumericEmbedding, feature: int, value: float) -> Tensor:
+    if math.isnan(value):
+        return embedding.missing[feature]
+    if isinstance(embedding, PiecewiseLinear):
+        return piecewise_linear(embedding, feature, value)
+    if isinstance(embedding, Periodic):
+        return periodic(embedding, feature, value)
+    assert isinstance(embedding, Standardized)
+    return embedding.missing.new_tensor([standardized(embedding, feature, value)])
+
+
+def categorical(
+    embedding: CategoricalEmbedding, cardinalities: Sequence[int], feature: int, code: int
+) -> Tensor:
+    return embedding.weight[sum(cardinalities[:feature]) + code]
+
+
+def features(embedding: FeatureEmbedding, cardinalities: Sequence[int], row: Tensor) -> Tensor:
+    """Numeric features in order, then categorical ones in order."""
+    numbers = [value for value, size in zip(row.tolist(), cardinalities, strict=True) if size == 0]
+    codes = [int(value) for value, size in zip(row.tolist(), cardinalities, strict=True) if size]
+    sizes = [size for size in cardinalities if size]
+    parts = [numeric(embedding.numeric, i, value) for i, value in enumerate(numbers)]
+    parts += [categorical(embedding.categorical, sizes, i, code) for i, code in enumerate(codes)]
+    return torch.cat(parts)
+
+
+# --- Layers ---------------------------------------------------------------------------------------
+
+
+def linear(layer: GroupLinear, group: int, row: Tensor) -> Tensor:
+    """``torch.nn.Linear`` with the weights of one group."""
+    bias = None if layer.bias is None else layer.bias[group, 0]
+    return torch.nn.functional.linear(row, layer.weight[group].T, bias)
+
+
+def mlp(network: GroupMLP, group: int, row: Tensor) -> Tensor:
+    for layer in network.layers:
+        row = linear(layer, group, row).clamp(min=0)
+    return row
+
+
+def gate_scores(gates: Gates, number: int, row: Tensor) -> Tensor:
+    """One score per expert: a product without bias."""
+    return row @ gates.linear.weight[number]
+
+
+def mixture(scores: Sequence[Tensor], experts: Sequence[Tensor]) -> Tensor:
+    """Softmax of the scores, then the weighted sum of the experts."""
+    total = sum(score.exp() for score in scores)
+    return sum(score.exp() / total * expert for score, expert in zip(scores, experts, strict=True))
+
+
+def towers(network: Towers, representations: Sequence[Tensor]) -> Tensor:
+    return torch.cat(
+        [
+            linear(network.out, task, mlp(network.hidden, task, representation))
+            for task, representation in enumerate(representations)
+        ]
+    )
+
+
+# --- Trunks: a row in, one representation per task out --------------------------------------------
+
+
+def shared_bottom(trunk: SharedBottom, tasks: int, config: NetworkConfig, row: Tensor) -> Tensor:
+    return torch.stack([mlp(trunk.body, 0, row) for _ in range(tasks)])
+
+
+def mmoe(trunk: MMoE, tasks: int, config: NetworkConfig, row: Tensor) -> Tensor:
+    """Ma et al. 2018, equations 5 and 6."""
+    experts = [mlp(trunk.experts, i, row) for i in range(config.experts)]
+    outputs = []
+    for task in range(tasks):
+        scores = gate_scores(trunk.gates, task, row)
+        outputs.append(mixture(list(scores), experts))
+    return torch.stack(outputs)
+
+
+def extraction_layer(
+    level: ExtractionLayer,
+    config: NetworkConfig,
+    task_inputs: Sequence[Tensor],
+    shared_input: Tensor,
+    *,
+    is_last: bool,
+) -> tuple[list[Tensor], Tensor | None]:
+    """Tang et al. 2020, equations 1 to 3 for a task; its shared gate selects from all experts."""
+    tasks, own, shared = len(task_inputs), config.task_experts, config.shared_experts
+    positions_of_task = [[task * own + i for i in range(own)] for task in range(tasks)]
+    positions_of_shared = [tasks * own + i for i in range(shared)]
+    experts = [
+        mlp(level.experts, position, task_inputs[task])
+        for task in range(tasks)
+        for position in positions_of_task[task]
+    ]
+    experts += [mlp(level.experts, position, shared_input) for position in positions_of_shared]
+
+    def gate(number: int, row: Tensor, positions: Sequence[int]) -> Tensor:
+        scores = gate_scores(level.gates, number, row)
+        return mixture([scores[i] for i in positions], [experts[i] for i in positions])
+
+    outputs = [
+        gate(task, task_inputs[task], positions_of_task[task] + positions_of_shared)
+        for task in range(tasks)
+    ]
+    if is_last:
+        return outputs, None
+    return outputs, gate(tasks, shared_input, range(len(experts)))
+
+
+def ple(trunk: PLE, tasks: int, config: NetworkConfig, row: Tensor) -> Tensor:
+    """Tang et al. 2020: extraction layers, each fed with what the one before gives."""
+    task_rows, shared_row = [row] * tasks, row
+    for number, level in enumerate(trunk.levels, start=1):
+        task_rows, shared_row = extraction_layer(
+            level, config, task_rows, shared_row, is_last=number == config.levels
+        )
+    return torch.stack(task_rows)
+
+
+TRUNKS = {
+    "ple": ple,
+    "mmoe": mmoe,
+    "shared_bottom": shared_bottom,
+    "single_task": shared_bottom,
+}
+
+
+def network(
+    module: Network, cardinalities: Sequence[int], tasks: int, config: NetworkConfig, row: Tensor
+) -> Tensor:
+    embedded = features(module.embedding, cardinalities, row)
+    return towers(module.towers, TRUNKS[config.network](module.trunk, tasks, config, embedded))
+
+
+# --- Loss -----------------------------------------------------------------------------------------
+
+
+def task_losses(
+    outputs: Tensor,
+    labels: Tensor,
+    weights: Sequence[float],
+    positive_weight: Sequence[float],
+    regression: Sequence[bool],
+) -> Tensor:
+    """Weighted mean over the rows that observe a task; 0 if there are none."""
+    losses = []
+    for task in range(outputs.shape[1]):
+        total, weight_sum = outputs.new_zeros(()), 0.0
+        for row in range(outputs.shape[0]):
+            output, label = outputs[row, task], labels[row, task].item()
+            if math.isnan(label):
+                continue
+            if regression[task]:
+                loss = (output - label) ** 2
+            else:
+                p = 1 / (1 + torch.exp(-output))
+                loss = -(positive_weight[task] * label * p.log() + (1 - label) * (1 - p).log())
+            total = total + weights[row] * loss
+            weight_sum += weights[row]
+        losses.append(total / weight_sum if weight_sum > 0 else total)
+    return torch.stack(losses)
