@@ -56,6 +56,8 @@ def main() -> None:
     )
     figures = pl.concat([evaluate_model(model.model_, test), _best(portfolio, test, model.tasks_)])
     figures.write_csv(out / "figures.csv")
+    if options.picture is not None:
+        draw(figures, options.picture)
     print(f"\non {test.height:,} later rows, where the outcome is observed:")
     print(as_table(figures))
     print(f"\nportfolio   {out / 'portfolio.parquet'}")
@@ -90,6 +92,49 @@ def as_table(figures: pl.DataFrame) -> str:
     return "\n".join(lines)
 
 
+def draw(figures: pl.DataFrame, path: Path) -> None:
+    """
+    Draw each head's figures beside the best attainable as an SVG file.
+
+    Parameters
+    ----------
+    figures : polars.DataFrame
+        As for :func:`as_table`.
+    path : Path
+    """
+    import matplotlib as mpl
+    import matplotlib.pyplot as plt
+
+    mpl.rcParams.update({"font.family": "sans-serif", "font.size": 11, "svg.hashsalt": "riskmtl"})
+    marks = {
+        "network": ("o", "#1b5e9e"),
+        "lightgbm": ("s", "#d9822b"),
+        "best attainable": ("|", "k"),
+    }
+    heads = figures["task"].unique(maintain_order=True).to_list()
+    panels = {"roc_auc": "AUC", "average_precision": "average precision"}
+    figure, axes = plt.subplots(1, 2, figsize=(8.5, 2.6), sharey=True, layout="constrained")
+    for axis, (column, title) in zip(axes, panels.items(), strict=True):
+        for name, (marker, colour) in marks.items():
+            rows = figures.filter(pl.col("model") == name)
+            places = [heads.index(task) for task in rows["task"]]
+            size = 260 if marker == "|" else 60
+            axis.scatter(
+                rows[column], places, marker=marker, s=size, color=colour, label=name, alpha=0.85
+            )
+        axis.set_title(title, loc="left", fontsize=11)
+        axis.grid(axis="x", color="0.9")
+        axis.set_axisbelow(True)
+        axis.spines[["top", "right", "left"]].set_visible(False)
+        axis.tick_params(left=False)
+    axes[0].set_yticks(range(len(heads)), heads)
+    axes[0].set_ylim(len(heads) - 0.5, -0.5)
+    axes[0].legend(loc="upper left", bbox_to_anchor=(0, -0.15), ncols=3, frameon=False)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, metadata={"Date": None})
+    plt.close(figure)
+
+
 def _best(portfolio: Portfolio, test: pl.DataFrame, tasks: list[str]) -> pl.DataFrame:
     """Figures of the true probabilities on the test rows."""
     truth = test.join(portfolio.truth, on=["account_id", "snapshot_date"], maintain_order="left")
@@ -103,6 +148,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--rows", type=int, default=200_000)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path, default=Path("demo"))
+    parser.add_argument("--picture", type=Path, help="SVG file of the last table")
     return parser.parse_args()
 
 

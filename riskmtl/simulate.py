@@ -1,4 +1,5 @@
-"""A simulated portfolio of accounts, with its truth.
+"""
+A simulated portfolio of accounts, with its truth.
 
 Real tables hide what the declined would have done and never show the true probabilities. Here both
 are known, so a model can be judged against the best that any model of these columns could reach.
@@ -15,6 +16,8 @@ import numpy as np
 import polars as pl
 import polars.selectors as cs
 from numpy.typing import NDArray
+
+from riskmtl.errors import unknown_name
 
 _Floats: TypeAlias = NDArray[np.float32]
 _Codes: TypeAlias = NDArray[np.int64]
@@ -54,7 +57,8 @@ _SCREENS = np.array([360, 390, 412, 768, 1280, 1440, 1920, 2560])
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Portfolio:
-    """A simulated table and the truth behind it.
+    """
+    A simulated table and the truth behind it.
 
     Attributes
     ----------
@@ -82,7 +86,8 @@ class Portfolio:
     def best_attainable(
         self, task: str, rows: pl.Expr | pl.Series | NDArray[np.bool_] | None = None
     ) -> dict[str, float]:
-        """Score the true probabilities against the labels observed in ``frame``.
+        """
+        Score the true probabilities against the labels observed in ``frame``.
 
         No model of the inputs can be expected to do better on the same rows.
 
@@ -113,7 +118,7 @@ class Portfolio:
         from sklearn.metrics import average_precision_score, roc_auc_score
 
         if task not in TASKS:
-            raise ValueError(f"Task {task!r} is unknown: use one of {', '.join(TASKS)}.")
+            raise ValueError(unknown_name("task", task, TASKS))
         kept = self.frame[task].is_not_null()
         if isinstance(rows, pl.Expr):
             kept &= self.frame.select(rows).to_series()
@@ -123,7 +128,7 @@ class Portfolio:
         probability = self.truth[f"p_{task}"].filter(kept).to_numpy()
         if np.unique(label).size < 2:
             raise ValueError(
-                f"The observed labels of {task!r} in these rows are all alike: choose more rows."
+                f"the observed labels of {task!r} in these rows are all alike: choose more rows"
             )
         return {
             "roc_auc": float(roc_auc_score(label, probability)),
@@ -134,7 +139,8 @@ class Portfolio:
 def simulate_portfolio(
     n: int = 200_000, seed: int = 0, *, relatedness: float = 0.7, months: int = 24
 ) -> Portfolio:
-    """Simulate a portfolio of accounts observed monthly.
+    """
+    Simulate a portfolio of accounts observed monthly.
 
     Three hidden traits of an account (financial stress, fraudulent intent, exposure of its
     credentials) are independent, persist with monthly noise and drive the columns. Four indices are
@@ -192,11 +198,11 @@ def simulate_portfolio(
     True
     """
     if n < 1:
-        raise ValueError(f"n is {n}: ask for at least 1 row.")
+        raise ValueError(f"n must be at least 1 row, got {n}")
     if months < 6:
-        raise ValueError(f"months is {months}: ask for a window of at least 6 months.")
+        raise ValueError(f"months must be at least 6, got {months}")
     if not 0 <= relatedness <= 1:
-        raise ValueError(f"relatedness is {relatedness}: give a number between 0 and 1.")
+        raise ValueError(f"relatedness must lie between 0 and 1, got {relatedness}")
     rng = np.random.default_rng(seed)
     law = _law(float(relatedness))
     inputs = _inputs(rng, n, months)

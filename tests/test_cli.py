@@ -874,13 +874,26 @@ def test_a_model_is_not_written_over_a_file(
     assert list(target.parent.iterdir()) == [target]
 
 
-def test_scores_do_not_take_the_place_of_their_own_input(
-    run: Callable[..., Any], model_folder: Path, portfolio: Portfolio, tmp_path: Path
+@pytest.mark.parametrize("verb", ["evaluate", "score"])
+def test_an_output_does_not_take_the_place_of_its_own_input(
+    run: Callable[..., Any],
+    model_folder: Path,
+    portfolio: Portfolio,
+    schema_file: Path,
+    tmp_path: Path,
+    verb: str,
 ) -> None:
     data = written(portfolio.frame.head(20), tmp_path)
-    result = run("score", "--model", model_folder, "--data", data, "--out", data)
-    assert_refused(result, "score", str(data))
-    assert pl.read_parquet(data).width == portfolio.frame.width
+    before = data.read_bytes()
+    result = run(*arguments(verb, data, data, schema_file, model_folder))
+    assert_refused(result, verb, str(data))
+    assert data.read_bytes() == before
+
+
+def test_table_and_truth_need_two_files(run: Callable[..., Any], target: Path) -> None:
+    result = run("simulate", "--rows", 50, "--out", target, "--truth", target)
+    assert_refused(result, "simulate", "--truth")
+    assert_nothing_written(target)
 
 
 # ---- models that cannot be used ----------------------------------------------------------------

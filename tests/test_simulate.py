@@ -92,11 +92,11 @@ def test_months_are_about_equally_full(portfolio):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"n": 0}, "n is 0"),
-        ({"months": 5}, "months is 5"),
-        ({"relatedness": -0.01}, "relatedness is -0.01"),
-        ({"relatedness": 1.01}, "relatedness is 1.01"),
-        ({"relatedness": float("nan")}, "relatedness is nan"),
+        ({"n": 0}, "n must be at least 1 row, got 0"),
+        ({"months": 5}, "months must be at least 6, got 5"),
+        ({"relatedness": -0.01}, "relatedness must lie between 0 and 1, got -0.01"),
+        ({"relatedness": 1.01}, "relatedness must lie between 0 and 1, got 1.01"),
+        ({"relatedness": float("nan")}, "relatedness must lie between 0 and 1, got nan"),
     ],
 )
 def test_arguments_out_of_range_are_named(options, message):
@@ -276,7 +276,7 @@ def test_other_scores_do_not_beat_the_true_probability(portfolio):
 
 
 def test_best_attainable_names_an_unknown_task_and_labels_all_alike(portfolio):
-    with pytest.raises(ValueError, match="'churn' is unknown"):
+    with pytest.raises(ValueError, match="unknown task 'churn'"):
         portfolio.best_attainable("churn")
     with pytest.raises(ValueError, match="labels of 'fraud' in these rows are all alike"):
         portfolio.best_attainable("fraud", pl.col("snapshot_date") > portfolio.as_of)

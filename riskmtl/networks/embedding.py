@@ -40,7 +40,6 @@ class NumericEmbedding(nn.Module, ABC):
         self.width = width
         self.missing = nn.Parameter(torch.zeros(features, width))
 
-    @abstractmethod
     def fit(self, values: NDArray[np.float32]) -> None:
         """
         Learn scale or bins of each feature.
@@ -50,6 +49,13 @@ class NumericEmbedding(nn.Module, ABC):
         values : ndarray of shape (rows, features)
             Training rows, NaN for missing.
         """
+        # Where nothing is missing there is nothing to learn, and the backward pass ends here.
+        self.missing.requires_grad_(bool(np.isnan(values).any()))
+        self.place(values)
+
+    @abstractmethod
+    def place(self, values: NDArray[np.float32]) -> None:
+        """Set scale or bins of each feature from ``(rows, features)``."""
 
     @abstractmethod
     def embed(self, x: Tensor) -> Tensor:
@@ -90,7 +96,7 @@ class Standardized(NumericEmbedding):
         self.register_buffer("mean", torch.zeros(features))
         self.register_buffer("scale", torch.ones(features))
 
-    def fit(self, values: NDArray[np.float32]) -> None:
+    def place(self, values: NDArray[np.float32]) -> None:
         """Learn range, mean and standard deviation of each feature."""
         for position in range(self.features):
             seen = _seen(values[:, position])
@@ -190,7 +196,7 @@ class PiecewiseLinear(NumericEmbedding):
         self.bias = nn.Parameter(torch.empty(features, width).uniform_(-bound, bound))
         self.weight = nn.Parameter(torch.zeros(features, bins, width))
 
-    def fit(self, values: NDArray[np.float32]) -> None:
+    def place(self, values: NDArray[np.float32]) -> None:
         """Place the bin edges of each feature; see :func:`bin_edges`."""
         self.left.fill_(math.inf)
         self.bin_width.fill_(1)

@@ -132,9 +132,9 @@ def mix(weights: Tensor, experts: Tensor) -> Tensor:
 
     Notes
     -----
-    A product and a sum; a product of small matrices per row is several times slower on a CPU.
+    A product of small matrices per row: nothing of size gates times experts times width is formed.
     """
-    return (weights.transpose(1, 2).unsqueeze(-1) * experts).sum(1)
+    return torch.bmm(weights.transpose(0, 1), experts.transpose(0, 1)).transpose(0, 1)
 
 
 class Towers(nn.Module):

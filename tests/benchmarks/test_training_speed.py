@@ -373,7 +373,7 @@ _REPORT = """\
 as fast the first side is as the second, both measured in one run, in turns, best of {turns}.
 
 MMoE with {experts} experts, {rows_trained:,} rows, {inputs} numeric inputs, {tasks} binary tasks,
-float32, with {threads} threads on {cpus} CPUs (load average {load}), Python {python},
+float32, on {cpus} CPUs with threads={threads} (load average {load}), Python {python},
 torch {torch}.
 
 | What | Ratio | Floor | Rows/s | Rows/s, other |
