@@ -1,9 +1,10 @@
 """
-A model on disk: a folder with ``manifest.json`` and the scorer's files.
+A model on disk: a folder with ``manifest.json``, its seal, and the scorer's files.
 
-The manifest lists every file with its SHA-256, names classes from a closed registry, and holds
-golden rows: simulated inputs with the scores they had when the model was written. Loading checks
-all of it before anything is used, and there is no second, looser way to load.
+The manifest lists every file with its SHA-256, and the seal holds its own. It names classes from
+a closed registry, and holds golden rows: simulated inputs with the scores they had when the model
+was written. Loading checks all of it before anything is used, and there is no second, looser way
+to load.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from typing import Any
 
 import numpy as np
 import polars as pl
+from numpy.typing import NDArray
 
 from riskmtl.encoding import FeatureEncoder
 from riskmtl.errors import unknown_name
@@ -27,9 +29,21 @@ from riskmtl.scorers import SCORERS
 
 FORMAT = 1
 MANIFEST = "manifest.json"
+SEAL = "manifest.sha256"
 CHALLENGER = "challenger"
 
-_KEYS = ("format", "scorer", "settings", "encoder", "heads", "schema", "lineage", "golden", "files")
+_KEYS = (
+    "format",
+    "scorer",
+    "settings",
+    "encoder",
+    "heads",
+    "schema",
+    "lineage",
+    "estimator",
+    "golden",
+    "files",
+)
 _GOLDEN_ROWS = 16
 # Other machines add up in another order; a wrong weight moves far more than this.
 _GOLDEN_TOLERANCE = 1e-4
@@ -39,7 +53,7 @@ class ArtefactError(ValueError):
     """A folder that is not a sound model; the message names the folder or file."""
 
 
-def save_model(model: RiskModel, folder: str | Path, *, estimator: Mapping[str, Any]) -> None:
+def save_model(model: RiskModel, folder: str | Path) -> None:
     """
     Write a model to a folder, whole or not at all.
 
@@ -48,8 +62,6 @@ def save_model(model: RiskModel, folder: str | Path, *, estimator: Mapping[str, 
     model : RiskModel
     folder : str or Path
         Created; a model that it holds is replaced, any other folder with files is refused.
-    estimator : mapping
-        Name and parameters of the estimator that made it, as plain values.
 
     Raises
     ------
@@ -60,14 +72,20 @@ def save_model(model: RiskModel, folder: str | Path, *, estimator: Mapping[str, 
     require_writable(folder)
     folder.parent.mkdir(parents=True, exist_ok=True)
     scratch = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}."))
+    older = scratch.with_name(f"{scratch.name}.older")
     try:
-        _write(model, scratch, estimator)
-        if folder.exists():
-            shutil.rmtree(folder)
+        _write(model, scratch)
         scratch.chmod(0o755)
+        if folder.exists():
+            folder.rename(older)
         scratch.rename(folder)
+    except OSError:
+        if older.exists():
+            older.rename(folder)
+        raise
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
+        shutil.rmtree(older, ignore_errors=True)
 
 
 def require_writable(folder: Path) -> None:
@@ -85,17 +103,24 @@ def require_writable(folder: Path) -> None:
     """
     if folder.is_file():
         raise ArtefactError(f"{folder}: is a file; choose a folder for the model")
-    if folder.is_dir() and any(folder.iterdir()) and not (folder / MANIFEST).exists():
+    if folder.is_dir() and any(folder.iterdir()) and not _holds_model(folder):
         raise ArtefactError(f"{folder}: holds other files; choose a new folder for the model")
 
 
-def _write(model: RiskModel, folder: Path, estimator: Mapping[str, Any]) -> None:
+def _holds_model(folder: Path) -> bool:
+    try:
+        _read_manifest(folder)
+    except ArtefactError:
+        return False
+    return True
+
+
+def _write(model: RiskModel, folder: Path) -> None:
     settings = model.scorer.write(folder)
     if model.challenger is not None:
         (folder / CHALLENGER).mkdir()
-        _write(model.challenger, folder / CHALLENGER, {})
+        _write(model.challenger, folder / CHALLENGER)
     rows = model.encoder.simulate(_GOLDEN_ROWS, seed=0)
-    scores = model.scorer.raw(model.encoder.transform(rows))
     manifest = {
         "format": FORMAT,
         "scorer": model.scorer.name,
@@ -103,12 +128,25 @@ def _write(model: RiskModel, folder: Path, estimator: Mapping[str, Any]) -> None
         "encoder": model.encoder.to_dict(),
         "heads": [head.to_dict() for head in model.heads],
         "schema": None if model.schema is None else model.schema.to_dict(),
-        "lineage": {**model.lineage, "estimator": dict(estimator)},
-        "golden": {"rows": _plain_rows(rows), "raw": scores.tolist()},
+        "lineage": model.lineage,
+        "estimator": model.made_by,
+        "golden": {"rows": _plain_rows(rows), "outputs": _golden_outputs(model, rows).tolist()},
         "files": {name: _sha256(folder / name) for name in _files(folder)},
     }
     text = json.dumps(manifest, indent=1, allow_nan=False, default=_plain)
     (folder / MANIFEST).write_text(text, encoding="utf-8")
+    # In the form that sha256sum writes and checks.
+    seal = f"{_sha256(folder / MANIFEST)}  {MANIFEST}\n"
+    (folder / SEAL).write_text(seal, encoding="utf-8")
+    for path in folder.iterdir():
+        path.chmod(0o755 if path.is_dir() else 0o644)
+
+
+def _golden_outputs(model: RiskModel, rows: pl.DataFrame) -> NDArray[np.float64]:
+    raw = model.scorer.raw(model.encoder.transform(rows))
+    if raw.shape[1] != len(model.heads):
+        raise ValueError(f"{raw.shape[1]} outputs for {len(model.heads)} heads")
+    return np.column_stack([head.margin(raw[:, i]) for i, head in enumerate(model.heads)])
 
 
 def load_model(folder: str | Path, *, with_challenger: bool = False) -> RiskModel:
@@ -135,30 +173,31 @@ def load_model(folder: str | Path, *, with_challenger: bool = False) -> RiskMode
     folder = Path(folder)
     manifest, model_id = _read_manifest(folder)
     _check_files(folder, manifest["files"])
-    if manifest["scorer"] not in SCORERS:
-        raise ArtefactError(f"{folder}: {unknown_name('scorer', manifest['scorer'], SCORERS)}")
+    scorer = manifest["scorer"]
+    if not isinstance(scorer, str) or scorer not in SCORERS:
+        raise ArtefactError(f"{folder}: {unknown_name('scorer', scorer, SCORERS)}")
     try:
-        schema = manifest["schema"]
-        model = RiskModel(
-            encoder=FeatureEncoder.from_dict(manifest["encoder"]),
-            scorer=SCORERS[manifest["scorer"]].read(folder, manifest["settings"]),
-            heads=[Head.from_dict(head) for head in manifest["heads"]],
-            schema=None if schema is None else DataSchema.from_dict(schema),
-            lineage={**manifest["lineage"], "model_id": model_id},
-        )
-    except (KeyError, TypeError, ValueError, RuntimeError, AttributeError) as error:
+        model = _follow(manifest, folder)
+        model.lineage["model_id"] = model_id
+        sound = _scores_as_before(model, manifest["golden"])
+    except Exception as error:
         raise ArtefactError(f"{folder}: the manifest cannot be followed ({error})") from error
-    _check_golden(folder, model, manifest["golden"])
+    if not sound:
+        raise ArtefactError(f"{folder}: the golden rows score differently than when it was written")
     if with_challenger and (folder / CHALLENGER).is_dir():
         model.challenger = load_model(folder / CHALLENGER)
     return model
 
 
 def _read_manifest(folder: Path) -> tuple[dict[str, Any], str]:
+    """Read the manifest, and the SHA-256 of its bytes, which must be the one in the seal."""
     path = folder / MANIFEST
-    if not path.is_file():
-        raise ArtefactError(f"{folder}: not a model (it has no {MANIFEST})")
+    if not path.is_file() or not (folder / SEAL).is_file():
+        raise ArtefactError(f"{folder}: not a model (it has no {MANIFEST} with {SEAL})")
     data = path.read_bytes()
+    digest = hashlib.sha256(data).hexdigest()
+    if (folder / SEAL).read_bytes() != f"{digest}  {MANIFEST}\n".encode():
+        raise ArtefactError(f"{path}: changed since the model was written")
     try:
         manifest = json.loads(data)
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
@@ -171,7 +210,7 @@ def _read_manifest(folder: Path) -> tuple[dict[str, Any], str]:
     for key in _KEYS:
         if key not in manifest:
             raise ArtefactError(f"{path}: key {key!r} is missing")
-    return manifest, hashlib.sha256(data).hexdigest()
+    return manifest, digest
 
 
 def _check_files(folder: Path, listed: Any) -> None:
@@ -188,29 +227,50 @@ def _check_files(folder: Path, listed: Any) -> None:
             raise ArtefactError(f"{folder / name}: changed since the model was written")
 
 
-def _check_golden(folder: Path, model: RiskModel, golden: Any) -> None:
-    try:
-        expected = np.array(golden["raw"], dtype=np.float64)
-        rows = {c.name: golden["rows"][c.name] for c in model.encoder.columns_}
-        frame = pl.DataFrame(
-            [
-                pl.Series(c.name, rows[c.name], dtype=pl.String if c.is_categorical else pl.Float32)
-                for c in model.encoder.columns_
-            ]
-        )
-        scores = model.scorer.raw(model.encoder.transform(frame))
-    except (KeyError, TypeError, ValueError, IndexError, pl.exceptions.PolarsError) as error:
-        raise ArtefactError(f"{folder}: the golden rows cannot be scored ({error})") from error
-    if scores.shape != expected.shape or not np.allclose(
-        scores, expected, rtol=_GOLDEN_TOLERANCE, atol=_GOLDEN_TOLERANCE
-    ):
-        raise ArtefactError(f"{folder}: the golden rows score differently than when it was written")
+def _follow(manifest: Mapping[str, Any], folder: Path) -> RiskModel:
+    """Build a model as the manifest says; whatever does not fit raises."""
+    schema = manifest["schema"]
+    model = RiskModel(
+        encoder=FeatureEncoder.from_dict(manifest["encoder"]),
+        scorer=SCORERS[manifest["scorer"]].read(folder, manifest["settings"]),
+        heads=[Head.from_dict(head) for head in manifest["heads"]],
+        schema=None if schema is None else DataSchema.from_dict(schema),
+        lineage=dict(manifest["lineage"]),
+        made_by=dict(manifest["estimator"]),
+    )
+    if not model.tasks:
+        raise ValueError("there is no binary head")
+    if "created" not in model.lineage:
+        raise ValueError("the lineage does not say when the model was made")
+    cardinalities = manifest["settings"].get("cardinalities", model.encoder.cardinalities_)
+    if cardinalities != model.encoder.cardinalities_:
+        raise ValueError("encoder and network have other numbers of codes")
+    if model.schema is not None:
+        inputs = [column.name for column in model.schema.input_columns]
+        if inputs != [column.name for column in model.encoder.columns_]:
+            raise ValueError("schema and encoder have other columns")
+    return model
+
+
+def _scores_as_before(model: RiskModel, golden: Mapping[str, Any]) -> bool:
+    expected = np.array(golden["outputs"], dtype=np.float64)
+    frame = pl.DataFrame(
+        [
+            pl.Series(c.name, values, dtype=pl.String if c.is_categorical else pl.Float32)
+            for c, values in zip(model.encoder.columns_, golden["rows"].values(), strict=True)
+        ]
+    )
+    found = _golden_outputs(model, frame)
+    return found.shape == expected.shape and np.allclose(
+        found, expected, rtol=_GOLDEN_TOLERANCE, atol=_GOLDEN_TOLERANCE
+    )
 
 
 def _files(folder: Path) -> list[str]:
-    paths = sorted(path for path in folder.rglob("*") if not path.is_dir())
+    """Names of all files, links to anything among them, but for the manifest and its seal."""
+    paths = sorted(p for p in folder.rglob("*") if p.is_symlink() or not p.is_dir())
     names = [path.relative_to(folder).as_posix() for path in paths]
-    return [name for name in names if name != MANIFEST]
+    return [name for name in names if name not in (MANIFEST, SEAL)]
 
 
 def _sha256(path: Path) -> str:
@@ -225,6 +285,6 @@ def _plain_rows(rows: pl.DataFrame) -> dict[str, list[Any]]:
 
 
 def _plain(value: Any) -> Any:
-    if isinstance(value, np.generic):
-        return value.item()
+    if isinstance(value, (np.generic, np.ndarray)):
+        return value.tolist()
     raise TypeError(f"{value!r} cannot be written to JSON")

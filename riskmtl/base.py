@@ -179,14 +179,20 @@ class MultiTaskEstimator(ClassifierMixin, BaseEstimator, ABC):  # type: ignore[m
             schema=self.schema,
             lineage=_lineage(self.schema, labels, rows, self._seed()),
         )
-        self._take_up(self.model_, is_single=labels.is_single)
+        self.model_.made_by = {
+            "class": type(self).__name__,
+            "parameters": self._saved_parameters(),
+            "is_single": labels.is_single,
+            "has_names": hasattr(self, "feature_names_in_"),
+        }
+        self._take_up(self.model_)
         self.model_.lineage["seconds"] = round(time.perf_counter() - started, 3)
         return self
 
     def _check_shared_parameters(self) -> None:
         if self.schema is not None and not isinstance(self.schema, DataSchema):
             raise TypeError("schema must be a DataSchema: read one with riskmtl.load_schema")
-        if not 0 < self.validation_share < 1:
+        if not is_number(self.validation_share) or not 0 < self.validation_share < 1:
             raise ValueError(
                 f"validation_share must lie between 0 and 1, got {self.validation_share!r}"
             )
@@ -273,13 +279,21 @@ class MultiTaskEstimator(ClassifierMixin, BaseEstimator, ABC):  # type: ignore[m
 
     # ---- answering -----------------------------------------------------------------------------
 
-    def _take_up(self, model: RiskModel, *, is_single: bool) -> None:
+    def _take_up(self, model: RiskModel) -> None:
         """Set what scikit-learn's users look for, from a fitted model."""
         self.model_ = model
         self.tasks_ = model.tasks
-        self._is_single = is_single
+        self._is_single = bool(model.made_by["is_single"])
         classes = [np.array(head.classes) for head in model.heads if head.kind == "binary"]
-        self.classes_ = classes[0] if is_single else classes
+        self.classes_ = classes[0] if self._is_single else classes
+
+    def _saved_parameters(self) -> dict[str, Any]:
+        parameters = {
+            k: v for k, v in self.get_params(deep=False).items() if k not in self._unsaved
+        }
+        if not isinstance(parameters["random_state"], (int, type(None))):
+            parameters["random_state"] = None
+        return parameters
 
     def _encode(self, X: Any) -> NDArray[np.float32]:
         inputs, _ = self._read_inputs(X, reset=False)
@@ -416,19 +430,7 @@ class MultiTaskEstimator(ClassifierMixin, BaseEstimator, ABC):  # type: ignore[m
             A new folder, or one that holds a model to be replaced.
         """
         self._require_fitted()
-        parameters = {
-            name: value
-            for name, value in self.get_params(deep=False).items()
-            if name not in self._unsaved
-        }
-        if not isinstance(parameters["random_state"], (int, type(None))):
-            parameters["random_state"] = self.model_.lineage["seed"]
-        made_by = {
-            "class": type(self).__name__,
-            "parameters": parameters,
-            "is_single": self._is_single,
-        }
-        save_model(self.model_, folder, estimator=made_by)
+        save_model(self.model_, folder)
 
     @classmethod
     def load(cls, folder: str | Path) -> Self:
@@ -449,19 +451,31 @@ class MultiTaskEstimator(ClassifierMixin, BaseEstimator, ABC):  # type: ignore[m
             If the folder is not a sound model, or one of another class.
         """
         model = load_model(folder, with_challenger=True)
-        made_by = model.lineage["estimator"]
+        try:
+            return cls._of(model)
+        except ValueError as error:
+            raise ArtefactError(f"{folder}: {error}") from error
+
+    @classmethod
+    def _of(cls, model: RiskModel) -> Self:
+        """Put a fitted model behind an estimator of the class that made it."""
+        made_by = model.made_by
         if made_by.get("class") != cls.__name__:
-            raise ArtefactError(f"{folder}: holds a {made_by.get('class')}, not a {cls.__name__}")
+            raise ValueError(f"holds a {made_by.get('class')}, not a {cls.__name__}")
+        for key in ("parameters", "is_single", "has_names"):
+            if key not in made_by:
+                raise ValueError(f"does not say {key!r} of its estimator")
         valid = cls._get_param_names()
         for name in made_by["parameters"]:
             if name not in valid:
-                raise ArtefactError(f"{folder}: {unknown_name('parameter', name, valid)}")
+                raise ValueError(unknown_name("parameter", name, valid))
         estimator = cls(**made_by["parameters"])
         if model.schema is not None:
             estimator.schema = model.schema
-        estimator.feature_names_in_ = model.encoder.feature_names_in_
+        if made_by["has_names"]:
+            estimator.feature_names_in_ = model.encoder.feature_names_in_
         estimator.n_features_in_ = model.encoder.n_features_in_
-        estimator._take_up(model, is_single=bool(made_by["is_single"]))
+        estimator._take_up(model)
         return estimator
 
     def __sklearn_tags__(self) -> Tags:
@@ -472,6 +486,11 @@ class MultiTaskEstimator(ClassifierMixin, BaseEstimator, ABC):  # type: ignore[m
         tags.target_tags.multi_output = True
         tags.classifier_tags.multi_class = False
         return tags
+
+
+def is_number(value: Any) -> bool:
+    """Whether a parameter is a number, which ``True`` is not."""
+    return isinstance(value, (int, float, np.number)) and not isinstance(value, bool)
 
 
 def _is_table(X: Any) -> bool:

@@ -121,6 +121,7 @@ def _simulate(options: argparse.Namespace) -> None:
     from riskmtl.files import replacing
     from riskmtl.simulate import simulate_portfolio
 
+    _require_other_file(options.truth, options.out, "--truth")
     portfolio = simulate_portfolio(
         options.rows,
         seed=options.seed,
@@ -153,11 +154,15 @@ def _train(options: argparse.Namespace) -> None:
         "challenger": "lightgbm",
         "checkpoint_dir": str(unfinished),
         "random_state": 0,
-        "verbose": True,
+        "verbose": sys.stderr.isatty(),
     }
     model = MultiTaskClassifier(schema=schema, **{**defaults, **settings})
     validation = parts.validation if parts.validation.height else None
-    model.fit(parts.train, X_val=validation)
+    try:
+        model.fit(parts.train, X_val=validation)
+    finally:
+        if not any(unfinished.rglob("*.ckpt")):
+            shutil.rmtree(unfinished, ignore_errors=True)
     model.save(options.out)
     shutil.rmtree(unfinished, ignore_errors=True)
     print(
@@ -168,12 +173,21 @@ def _train(options: argparse.Namespace) -> None:
     print(f"model: {options.out}")
 
 
+def _require_other_file(out: Path | None, source: Path, option: str = "--out") -> None:
+    """Refuse to write over what is read, and find a folder before the work is done."""
+    if out is not None and out.is_dir():
+        raise ValueError(f"{option} {out}: is a folder, choose a file to write")
+    if out is not None and out.resolve() == source.resolve():
+        raise ValueError(f"{option} {out}: would be written over {source}, choose another file")
+
+
 def _evaluate(options: argparse.Namespace) -> None:
     from riskmtl.artefact import load_model
     from riskmtl.files import read_table, replacing
     from riskmtl.schema import DataError
     from riskmtl.validation.evaluation import evaluate_model, evaluation_record
 
+    _require_other_file(options.out, options.data)
     model = load_model(options.model, with_challenger=True)
     if model.schema is None:
         raise DataError(f"{options.model}: was trained without a schema, which evaluation needs")
@@ -191,6 +205,7 @@ def _score(options: argparse.Namespace) -> None:
     from riskmtl.artefact import load_model
     from riskmtl.scoring.local import score_file
 
+    _require_other_file(options.out, options.data)
     model = load_model(options.model)
     report = score_file(
         model, options.data, options.out, max_bad=options.max_bad, progress=sys.stderr.isatty()
@@ -206,7 +221,10 @@ def _score(options: argparse.Namespace) -> None:
 def _checked(schema: DataSchema, frame: pl.DataFrame, max_bad: float, source: Path) -> pl.DataFrame:
     from riskmtl.scoring.local import require_few_refused
 
-    checked = schema.check(frame)
+    try:
+        checked = schema.check(frame)
+    except ValueError as error:
+        raise ValueError(f"{source}: {error}") from error
     require_few_refused(checked, frame.height, max_bad, str(source))
     for rule, count in checked.refusals().items():
         print(f"left out {count:,} rows: {rule}", file=sys.stderr)
@@ -232,7 +250,10 @@ def _settings(options: argparse.Namespace, *, valid: Sequence[str]) -> dict[str,
         key, equals, value = item.partition("=")
         if not equals:
             raise ValueError(f"--set {item}: write KEY=VALUE")
-        settings[key] = yaml.safe_load(value)
+        try:
+            settings[key] = yaml.safe_load(value)
+        except yaml.YAMLError as error:
+            raise ValueError(f"--set {item}: the value is not YAML ({error})") from error
     if options.network is not None:
         settings["network"] = options.network
     for key in settings:

@@ -235,6 +235,8 @@ def _categorical_names(given: Any, frame: pl.DataFrame) -> set[str]:
         if given != "from_dtype":
             raise ValueError(unknown_name("categorical_features", given, ["from_dtype"]))
         return {name for name, dtype in frame.schema.items() if _is_category(dtype)}
+    if not isinstance(given, (Sequence, np.ndarray, set)):
+        raise ValueError(f"categorical_features must be a list of columns, got {given!r}")
     items = list(given)
     if items and all(isinstance(item, (bool, np.bool_)) for item in items):
         if len(items) != frame.width:
@@ -260,8 +262,8 @@ def _is_category(dtype: pl.DataType) -> bool:
 
 
 def _learn_categories(values: pl.Series, floor: int) -> EncodedColumn:
-    counts = category_text(values).drop_nulls().value_counts(name="_rows")
-    kept = counts.filter(pl.col("_rows") >= floor)[values.name].sort()
+    text = category_text(values).alias("value").drop_nulls()
+    kept = text.value_counts().filter(pl.col("count") >= floor)["value"].sort()
     if len(kept) > _MOST_CODES:
         raise ValueError(
             f"column {values.name!r} has {len(kept):,} frequent values: a column of keys cannot "

@@ -5,15 +5,16 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from inspect import signature
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from riskmtl.base import MultiTaskEstimator, Prepared
+from riskmtl.base import MultiTaskEstimator, Prepared, is_number
 from riskmtl.errors import unknown_name
-from riskmtl.model import Head
+from riskmtl.model import Head, RiskModel
 from riskmtl.networks import NUMERIC_EMBEDDINGS, TRUNKS, NetworkConfig
 from riskmtl.schema import DataSchema
 from riskmtl.scorers import NetworkScorer, Scorer
@@ -234,27 +235,44 @@ class MultiTaskClassifier(MultiTaskEstimator):
         if self.challenger not in (None, "lightgbm"):
             raise ValueError(unknown_name("challenger", self.challenger, ["lightgbm"]))
         if self.challenger is not None:
-            self._beside()
+            self._beside()._check_parameters()
         for name in _COUNTS:
             _require_count(name, getattr(self, name))
         if self.batch_size != "auto":
             _require_count("batch_size", self.batch_size)
         for name in _UNITS:
             units = getattr(self, name)
-            if isinstance(units, (str, int)) or (name != "tower_units" and not len(units)):
+            # A body has at least one layer; a tower may have none but its last.
+            is_sequence = isinstance(units, Sequence) and not isinstance(units, str)
+            if not is_sequence or (name != "tower_units" and not units):
                 raise ValueError(f"{name} must be a sequence such as (128, 64), got {units!r}")
             for unit in units:
                 _require_count(name, unit)
         for name in _SHARES:
-            if not 0 <= getattr(self, name) < 1:
-                raise ValueError(f"{name} must lie in [0, 1), got {getattr(self, name)!r}")
+            value = getattr(self, name)
+            if not is_number(value) or not 0 <= value < 1:
+                raise ValueError(f"{name} must lie in [0, 1), got {value!r}")
         if self.learning_rate != "auto":
             _require_positive("learning_rate", self.learning_rate)
         _require_positive("clip", self.clip)
-        if not self.weight_decay >= 0:
+        if not is_number(self.weight_decay) or self.weight_decay < 0:
             raise ValueError(f"weight_decay must not be negative, got {self.weight_decay!r}")
         if isinstance(self.event_weight, str) and self.event_weight != "balanced":
             raise ValueError(unknown_name("event_weight", self.event_weight, ["balanced"]))
+        if not isinstance(self.event_weight, str):
+            _mapping("event_weight", self.event_weight)
+        _mapping("task_weights", self.task_weights)
+        self._check_trainer_options()
+
+    def _check_trainer_options(self) -> None:
+        options = _mapping("trainer_options", self.trainer_options)
+        if options:
+            from pytorch_lightning import Trainer
+
+            valid = list(signature(Trainer.__init__).parameters)[1:]
+            for name in options:
+                if name not in valid:
+                    raise ValueError(f"trainer_options: {unknown_name('option', name, valid)}")
 
     # ---- learning ------------------------------------------------------------------------------
 
@@ -276,10 +294,17 @@ class MultiTaskClassifier(MultiTaskEstimator):
             self.model_.challenger = self.challenger_.model_
         return self
 
+    def _take_up(self, model: RiskModel) -> None:
+        super()._take_up(model)
+        if model.challenger is not None:
+            from riskmtl.baseline import LightGBMBaseline
+
+            self.challenger_ = LightGBMBaseline._of(model.challenger)
+
     def _beside(self) -> LightGBMBaseline:
         from riskmtl.baseline import LightGBMBaseline
 
-        options = dict(self.challenger_options or {})
+        options = _mapping("challenger_options", self.challenger_options)
         valid = LightGBMBaseline._get_param_names()
         for name in options:
             if name not in valid:
@@ -347,7 +372,7 @@ class MultiTaskClassifier(MultiTaskEstimator):
             compile=self.compile,
             seed=seed,
             checkpoint_dir=self.checkpoint_dir,
-            trainer_options=dict(self.trainer_options or {}),
+            trainer_options=_mapping("trainer_options", self.trainer_options),
             callbacks=tuple(self.callbacks),
             logger=self.logger,
             progress=self.verbose,
@@ -392,12 +417,18 @@ def _balance(labels: NDArray[np.float32]) -> float:
 
 
 def _per_task(name: str, given: Mapping[str, float] | None, tasks: Sequence[str]) -> list[float]:
-    values = dict(given or {})
+    values = _mapping(name, given)
     for task, value in values.items():
         if task not in tasks:
             raise ValueError(f"{name}: {unknown_name('task', task, tasks)}")
         _require_positive(f"{name} of {task!r}", value)
     return [float(values.get(task, 1.0)) for task in tasks]
+
+
+def _mapping(name: str, given: Any) -> dict[str, Any]:
+    if given is not None and not isinstance(given, Mapping):
+        raise ValueError(f"{name} must be a mapping of names to values, got {given!r}")
+    return dict(given or {})
 
 
 def _require_count(name: str, value: Any) -> None:
@@ -406,5 +437,5 @@ def _require_count(name: str, value: Any) -> None:
 
 
 def _require_positive(name: str, value: Any) -> None:
-    if isinstance(value, (bool, str)) or not value > 0:
+    if not is_number(value) or not value > 0:
         raise ValueError(f"{name} must be a positive number, got {value!r}")

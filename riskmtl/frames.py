@@ -132,12 +132,12 @@ def category_text(values: pl.Series) -> pl.Series:
         return values.cast(pl.String)
     if values.is_infinite().any():
         raise ValueError(f"column {values.name!r} holds infinity, which cannot be a category")
-    number = pl.col(values.name).fill_nan(None)
+    number = pl.col("value").fill_nan(None)
     # Beyond 2^53 a float is no exact integer.
     is_whole = (number % 1 == 0) & (number.abs() < 2**53)
-    return values.to_frame().select(
+    text = (
         pl.when(is_whole)
         .then(number.cast(pl.Int64, strict=False).cast(pl.String))
         .otherwise(number.cast(pl.String))
-        .alias(values.name)
-    )[values.name]
+    )
+    return values.alias("value").to_frame().select(text).to_series().alias(values.name)

@@ -18,8 +18,9 @@ from numpy.typing import NDArray
 
 from riskmtl.calibration import Calibrator
 from riskmtl.encoding import FeatureEncoder
+from riskmtl.errors import unknown_name
 from riskmtl.frames import as_frame
-from riskmtl.schema import DataSchema
+from riskmtl.schema import KINDS, DataSchema
 from riskmtl.scorers import Scorer
 
 
@@ -66,6 +67,8 @@ class Head:
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Head:
         """Build a head from what :meth:`to_dict` gave."""
+        if values["kind"] not in KINDS:
+            raise ValueError(unknown_name("kind", values["kind"], KINDS))
         calibrator = Calibrator.from_dict(values["calibrator"])
         return cls(**{**values, "classes": tuple(values["classes"]), "calibrator": calibrator})
 
@@ -84,6 +87,8 @@ class RiskModel:
         Given one, tables come in raw, with missing codes and dates as the schema says.
     lineage : dict
         Where the model comes from.
+    made_by : dict
+        Class and parameters of the estimator that trained it, as plain values.
     challenger : RiskModel, optional
         A model of the same tasks trained on the same rows.
     """
@@ -93,6 +98,7 @@ class RiskModel:
     heads: list[Head]
     schema: DataSchema | None = None
     lineage: dict[str, Any] = field(default_factory=dict)
+    made_by: dict[str, Any] = field(default_factory=dict)
     challenger: RiskModel | None = None
 
     @classmethod

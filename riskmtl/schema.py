@@ -486,7 +486,12 @@ class DataSchema:
     def weights(self, frame: pl.DataFrame) -> np.ndarray[Any, Any] | None:
         """Sample weights of a table, float64 of shape (rows,); ``None`` without such a column."""
         columns = self.with_role("weight")
-        return frame[columns[0].name].cast(pl.Float64).to_numpy() if columns else None
+        if not columns:
+            return None
+        name = columns[0].name
+        if name not in frame.columns:
+            raise DataError(f"column {name!r} is missing from the table: it holds the weights")
+        return frame[name].cast(pl.Float64).to_numpy()
 
     def keys(self, frame: pl.DataFrame) -> pl.DataFrame:
         """Key and time columns, for an output that someone must join back."""
@@ -604,6 +609,9 @@ class DataSchema:
                 part["start"] = part["start"] and datetime.fromisoformat(part["start"])
                 part["values"] = _tuple(part["values"])
                 rule[name] = Part(**part)
+        for c in values["columns"]:
+            if c["type"] not in TYPES or c["role"] not in ROLES:
+                raise ValueError(f"column {c['name']!r} has an unknown type or role")
         columns = [
             Column(**{**c, "enum": _tuple(c["enum"]), "missing_values": tuple(c["missing_values"])})
             for c in values["columns"]

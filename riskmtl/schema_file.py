@@ -203,6 +203,8 @@ def _column(values: Any, place: str, table_missing: tuple[Any, ...]) -> Column:
     node.place = f"{place} ({name})"
     if name in RESERVED:
         node.fail(f"the name {name!r} is reserved for refused rows: rename the column")
+    if name == "*" or (name.startswith("^") and name.endswith("$")):
+        node.fail(f"the name {name!r} reads as a pattern of names: rename the column")
     kind = node.text("type", valid=TYPES)
     usual = "categorical" if kind in ("string", "boolean") else "numeric"
     role = node.text("role", usual, valid=ROLES)
@@ -352,6 +354,10 @@ def _check_whole(schema: DataSchema, root: _Node) -> None:
     if not schema.input_columns:
         root.fail("no field has role numeric or categorical: there is nothing to learn from")
     roles = {column.name: column for column in schema.columns}
+    written = {f"p_{task.name}" for task in schema.tasks} | {task.name for task in schema.tasks}
+    for column in schema.with_role("key", "time"):
+        if column.name in written:
+            root.fail(f"{column.role} {column.name!r} has the name of a score: rename the column")
     for task in schema.tasks:
         if task.label in roles and roles[task.label].is_input:
             root.fail(f"label {task.label!r} of task {task.name!r} is also an input: give the "

@@ -199,6 +199,8 @@ def simulate_portfolio(
     """
     if n < 1:
         raise ValueError(f"n must be at least 1 row, got {n}")
+    if seed < 0:
+        raise ValueError(f"seed must not be negative, got {seed}")
     if months < 6:
         raise ValueError(f"months must be at least 6, got {months}")
     if not 0 <= relatedness <= 1:

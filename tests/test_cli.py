@@ -169,7 +169,7 @@ def test_set_wins_over_config_and_network_over_both(
     assert result.code == 0, result.err
     manifest = json.loads((out / "manifest.json").read_text())
     assert manifest["settings"]["shape"]["network"] == network
-    parameters = manifest["lineage"]["estimator"]["parameters"]
+    parameters = manifest["estimator"]["parameters"]
     assert (parameters["epochs"], parameters["network"]) == (epochs, network)
     assert parameters["expert_units"] == [8]
     assert not (out / "challenger").exists()
