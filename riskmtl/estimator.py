@@ -315,7 +315,7 @@ class MultiTaskClassifier(MultiTaskEstimator):
         return LightGBMBaseline(**{**shared, **options})
 
     def _learn(self, data: Prepared) -> tuple[Scorer, list[Head]]:
-        from riskmtl.training.fit import train
+        from riskmtl.training.fit import resolve_device, train
 
         shape = self._shape()
         names = [task.name for task in data.tasks]
@@ -330,7 +330,13 @@ class MultiTaskClassifier(MultiTaskEstimator):
         )
         self.history_ = pl.DataFrame(trained.history, infer_schema_length=None)
         self.best_epoch_ = trained.best_epoch
-        scorer = NetworkScorer(trained.network, shape, data.encoder.cardinalities_, len(names))
+        scorer = NetworkScorer(
+            trained.network,
+            shape,
+            data.encoder.cardinalities_,
+            len(names),
+            device=str(resolve_device(self.device)),
+        )
         heads = [
             replace(head, shift=math.log(weight))
             for head, weight in zip(data.heads, plan.positive_weights, strict=True)

@@ -34,6 +34,8 @@ SMALL: dict[str, Any] = {
     "embedding_dim": 4,
     "bins": 8,
     "dropout": 0.0,
+    "batch_size": 32,
+    "learning_rate": 0.01,
     "device": "cpu",
     "random_state": 0,
 }
@@ -56,6 +58,8 @@ def portfolio(n: int = 600, seed: int = 0) -> tuple[pl.DataFrame, pl.DataFrame]:
 
 
 X, Y = portfolio()
+FIRST = pl.Series(range(600)).clip(0, 1).cast(float)
+DAYS = pl.duration(days=pl.int_range(600))
 
 
 @pytest.fixture(scope="module")
@@ -73,6 +77,10 @@ def expected_failures(estimator: BaseEstimator) -> dict[str, str]:
             "indexes it as one array"
         )
     }
+    if isinstance(estimator, MultiTaskClassifier):
+        reasons["check_methods_subset_invariance"] = (
+            "in float32 a batch of another shape adds up in another order: 1e-7 of a log-odds"
+        )
     if not isinstance(estimator, LightGBMBaseline):
         reasons["check_sample_weight_equivalence_on_dense_data"] = (
             "with repeated rows the batches of a stochastic training, and the scale of the inputs, "
@@ -84,11 +92,13 @@ def expected_failures(estimator: BaseEstimator) -> dict[str, str]:
 @parametrize_with_checks(
     [
         # Accuracy on 30-row toy data takes more steps than a default fit of a large table.
-        MultiTaskClassifier(**SMALL, epochs=60, patience=60, batch_size=16, learning_rate=0.02),
+        MultiTaskClassifier(**SMALL, epochs=40, patience=40),
         LightGBMBaseline(trials=1, n_jobs=1, random_state=0),
         LogisticBaseline(random_state=0),
     ],
     expected_failed_checks=expected_failures,
+    # Whether rounding shows depends on the machine.
+    xfail_strict=False,
 )
 def test_scikit_learns_checks(estimator: BaseEstimator, check: Any) -> None:
     import warnings
@@ -194,7 +204,7 @@ def test_a_value_behind_the_mask_changes_nothing() -> None:
 
 def test_regression_heads_are_auxiliary() -> None:
     labels = Y.with_columns(loss=X["amount"] * 1000 + 5000)
-    fitted = small(epochs=12, patience=12, regression_tasks=["loss"]).fit(X, labels)
+    fitted = small(epochs=8, patience=8, regression_tasks=["loss"]).fit(X, labels)
     assert fitted.tasks_ == ["default", "fraud"]
     assert fitted.predict_proba(X).shape == (600, 2)
     frame = fitted.predict_frame(X)
@@ -227,9 +237,9 @@ def test_reweighted_events_are_corrected_for(event_weight: Any) -> None:
 
 
 def test_calibration_is_fitted_where_events_suffice_and_says_where_not() -> None:
-    table, labels, _ = rare(8000, seed=0)
-    few = np.where(np.arange(8000) < 300, labels.astype(float), np.nan)
-    fitted = small().fit(table, pl.DataFrame({"many": labels, "few": few}))
+    table, labels, _ = rare(20_000, seed=0)
+    few = np.where(np.arange(20_000) < 300, labels.astype(float), np.nan)
+    fitted = small(epochs=1).fit(table, pl.DataFrame({"many": labels, "few": few}))
     many, scarce = (head.calibrator for head in fitted.model_.heads)
     assert many.is_fitted
     assert not scarce.is_fitted
@@ -386,9 +396,9 @@ def test_a_wrong_parameter_is_named(options: dict[str, Any], message: str) -> No
         (X, Y.with_columns(fraud=pl.Series(range(600))), "'fraud' holds 600 values"),
         (X[:1], Y["default"][:1], "has only one class"),
         (X[:0], Y[:0], "the table has no rows"),
-        (X.with_columns(amount=pl.lit(float("inf"))), Y, "column 'amount' holds inf in row 0"),
-        (X.with_columns(amount=pl.lit(1e300)), Y, "too large for float32"),
-        (X.with_columns(day=dt.date(2024, 1, 1)), Y, "column 'day' is Date, not a number"),
+        (X.with_columns(amount=1 / FIRST), Y, "column 'amount' holds inf in row 0"),
+        (X.with_columns(amount=1e300 * FIRST), Y, "column 'amount' holds 1e\\+300 in row 1"),
+        (X.with_columns(day=dt.date(2024, 1, 1) + DAYS), Y, "column 'day' is Date, not a number"),
     ],
 )
 def test_wrong_rows_are_named(table: Any, labels: Any, message: str) -> None:

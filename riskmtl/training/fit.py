@@ -163,7 +163,7 @@ def _train_one(
     validation: TrainingRows,
 ) -> Trained:
     started = time.perf_counter()
-    device = _device(config.device)
+    device = resolve_device(config.device)
     if not len(validation.x):
         # Nobody observes this task in the validation rows: better its own rows than none.
         validation = rows
@@ -267,7 +267,24 @@ def _tensors(
     return torch.from_numpy(rows.x).to(device), torch.from_numpy(rows.y).to(device), weights
 
 
-def _device(name: str) -> torch.device:
+def resolve_device(name: str) -> torch.device:
+    """
+    Turn the name of a device into a device.
+
+    Parameters
+    ----------
+    name : {"auto", "cpu", "cuda"}
+
+    Returns
+    -------
+    torch.device
+        With ``"auto"``: CUDA where there is one.
+
+    Raises
+    ------
+    ValueError
+        If CUDA is asked for and not there.
+    """
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     if name == "cuda" and not torch.cuda.is_available():
