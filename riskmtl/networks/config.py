@@ -50,7 +50,7 @@ class NetworkConfig:
     expert_units: tuple[int, ...] = (128, 64)
     shared_units: tuple[int, ...] = (256, 128)
     tower_units: tuple[int, ...] = (32,)
-    dropout: float = 0.2
+    dropout: float = 0.3
     embedding_dropout: float = 0.0
 
     @classmethod
