@@ -31,7 +31,7 @@ from riskmtl import (
 from riskmtl.base import MultiTaskEstimator
 from riskmtl.files import read_table, replacing
 from riskmtl.metrics import evaluate
-from riskmtl.schema import Split
+from riskmtl.splits import Split
 
 ROOT = Path(__file__).parents[1]
 SIMULATED = "risk_portfolio"

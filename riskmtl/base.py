@@ -7,16 +7,11 @@ calibration and lineage, and answers from the :class:`~riskmtl.model.RiskModel` 
 
 from __future__ import annotations
 
-import hashlib
-import platform
-import subprocess
 import time
 import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
@@ -38,15 +33,14 @@ from riskmtl.calibration import Calibrator, fit_calibrator
 from riskmtl.encoding import FeatureEncoder
 from riskmtl.errors import unknown_name
 from riskmtl.frames import as_frame
+from riskmtl.holdout import held_out_rows
 from riskmtl.labels import Labels, TaskLabels, encode_labels, read_labels
+from riskmtl.lineage import training_lineage
 from riskmtl.metrics import roc_auc
 from riskmtl.model import Head, RiskModel, sigmoid
 from riskmtl.schema import DataSchema
 from riskmtl.scorers import Scorer
 from riskmtl.training.rows import TrainingRows
-
-# With fewer rows nothing is held out: validation is on the training rows, and nothing calibrated.
-FEWEST_TO_HOLD_OUT = 100
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,36 +151,34 @@ class MultiTaskEstimator(ClassifierMixin, BaseEstimator, ABC):  # type: ignore[m
         else:
             self.schema.require_informative(X)
         _require_weighted_classes(labels, weights)
-        encoder = FeatureEncoder(self._categorical(), min_count=self.min_count).fit(inputs)
-        heads = [_head(task, labels.values[:, i]) for i, task in enumerate(labels.tasks)]
+        seed = self._seed()
+        held_out = np.zeros(inputs.height, dtype=bool)
+        if X_val is None:
+            share = self.validation_share
+            held_out = held_out_rows(labels.values, times, share=share, seed=seed)
+        encoder = FeatureEncoder(self._categorical(), min_count=self.min_count)
+        encoder.fit(inputs.filter(~held_out))
+        heads = [_head(task, labels.values[~held_out, i]) for i, task in enumerate(labels.tasks)]
         rows = _rows(encoder.transform(inputs), labels.values, weights, heads)
+        seen = rows.where(~held_out) if held_out.any() else rows
         if X_val is not None:
-            rows_val = self._read_validation(
+            validation = self._read_validation(
                 X_val, y_val, sample_weight_val, labels.tasks, encoder, heads
             )
-            seen, held_out = rows, rows_val
         else:
-            seen, held_out = _hold_out(rows, times, self.validation_share, self._seed())
-        scorer, heads = self._learn(
-            Prepared(encoder, labels.tasks, heads, seen, held_out, self._seed())
-        )
+            validation = rows.where(held_out) if held_out.any() else rows
+        scorer, heads = self._learn(Prepared(encoder, labels.tasks, heads, seen, validation, seed))
         if self.calibrate:
-            heads = _calibrated(scorer, heads, held_out, trained_on=seen)
-        self.model_ = RiskModel(
-            encoder=encoder,
-            scorer=scorer,
-            heads=heads,
-            schema=self.schema,
-            lineage=_lineage(self.schema, labels, rows, self._seed()),
-        )
-        self.model_.made_by = {
+            heads = _calibrated(scorer, heads, validation, trained_on=seen)
+        lineage = training_lineage(self.schema, labels.tasks, seen, seed)
+        lineage["seconds"] = round(time.perf_counter() - started, 3)
+        made_by = {
             "class": type(self).__name__,
             "parameters": self._saved_parameters(),
             "is_single": labels.is_single,
             "has_names": hasattr(self, "feature_names_in_"),
         }
-        self._take_up(self.model_)
-        self.model_.lineage["seconds"] = round(time.perf_counter() - started, 3)
+        self._take_up(RiskModel(encoder, scorer, heads, self.schema, lineage, made_by))
         return self
 
     def _check_shared_parameters(self) -> None:
@@ -549,47 +541,6 @@ def _rows(
     return TrainingRows(encoded, y, (weights / weights.mean()).astype(np.float32))
 
 
-def _hold_out(
-    rows: TrainingRows, times: pl.Series | None, share: float, seed: int
-) -> tuple[TrainingRows, TrainingRows]:
-    """Training and validation rows: the latest are held out, or a share of each label pattern."""
-    if len(rows.x) < FEWEST_TO_HOLD_OUT:
-        return rows, rows
-    held_out = _share_of_patterns(rows.y, share, seed)
-    if times is not None and times.n_unique() > 1:
-        latest = _latest(times, rows.y, share)
-        observed = ~np.isnan(rows.y)
-        # A task that began late would lose its training rows.
-        if (observed[~latest].sum(0) >= observed.sum(0) / 2).all():
-            held_out = latest
-    return rows.where(~held_out), rows.where(held_out)
-
-
-def _latest(times: pl.Series, y: NDArray[np.float32], share: float) -> NDArray[np.bool_]:
-    """
-    The latest rows, from early enough that every task has a share of its observed rows there.
-
-    Young rows often have no mature outcome: a share of all rows could hold none for a task.
-    """
-    moments = times.cast(pl.Int64).to_numpy()
-    starts = [np.quantile(moments[~np.isnan(column)], 1 - share) for column in y.T]
-    chosen: NDArray[np.bool_] = moments >= min(starts)
-    return chosen if not chosen.all() else moments > moments.min()
-
-
-def _share_of_patterns(y: NDArray[np.float32], share: float, seed: int) -> NDArray[np.bool_]:
-    """Choose a share of the rows of each pattern of events, non-events and unobserved labels."""
-    state = np.where(np.isnan(y), 2, y > 0).astype(np.int64)
-    pattern = state @ 3 ** np.arange(y.shape[1])
-    shuffled = np.random.default_rng(seed).permutation(len(y))
-    order = shuffled[np.argsort(pattern[shuffled], kind="stable")]
-    _, start, count = np.unique(pattern[order], return_index=True, return_counts=True)
-    rank = np.arange(len(y)) - np.repeat(start, count)
-    chosen = np.zeros(len(y), dtype=bool)
-    chosen[order] = rank < np.round(share * np.repeat(count, count))
-    return chosen
-
-
 def _calibrated(
     scorer: Scorer, heads: list[Head], held_out: TrainingRows, *, trained_on: TrainingRows
 ) -> list[Head]:
@@ -608,40 +559,3 @@ def _calibrated(
         else head
         for i, head in enumerate(heads)
     ]
-
-
-def _lineage(
-    schema: DataSchema | None, labels: Labels, rows: TrainingRows, seed: int
-) -> dict[str, Any]:
-    """Where a model comes from, as far as it can be known here."""
-    digest = hashlib.sha256(np.ascontiguousarray(rows.x).data)
-    digest.update(np.ascontiguousarray(rows.y).data)
-    packages = ("riskmtl", "torch", "pytorch-lightning", "lightgbm", "scikit-learn", "polars")
-    return {
-        "created": datetime.now(UTC).isoformat(timespec="seconds"),
-        "rows": len(rows.x),
-        "columns": rows.x.shape[1],
-        "tasks": {
-            task.name: {
-                "observed": int((~np.isnan(labels.values[:, i])).sum()),
-                "events": int(np.nansum(labels.values[:, i])) if task.kind == "binary" else None,
-            }
-            for i, task in enumerate(labels.tasks)
-        },
-        "data_sha256": digest.hexdigest(),
-        "schema_sha256": None if schema is None else schema.hash,
-        "seed": seed,
-        "versions": {"python": platform.python_version(), **{p: version(p) for p in packages}},
-        "git_commit": _git_commit(),
-    }
-
-
-def _git_commit() -> str | None:
-    """Commit of the folder that the program runs in, if it is in a repository."""
-    try:
-        done = subprocess.run(
-            ["git", "rev-parse", "HEAD"], capture_output=True, text=True, timeout=5, check=True
-        )
-    except (OSError, subprocess.SubprocessError):
-        return None
-    return done.stdout.strip()

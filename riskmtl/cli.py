@@ -183,8 +183,8 @@ def _require_other_file(out: Path | None, source: Path, option: str = "--out") -
 
 def _evaluate(options: argparse.Namespace) -> None:
     from riskmtl.artefact import load_model
+    from riskmtl.columns import DataError
     from riskmtl.files import read_table, replacing
-    from riskmtl.schema import DataError
     from riskmtl.validation.evaluation import evaluate_model, evaluation_record
 
     _require_other_file(options.out, options.data)

@@ -17,10 +17,11 @@ import polars as pl
 from numpy.typing import NDArray
 
 from riskmtl.calibration import Calibrator
+from riskmtl.columns import KINDS
 from riskmtl.encoding import FeatureEncoder
 from riskmtl.errors import unknown_name
 from riskmtl.frames import as_frame
-from riskmtl.schema import KINDS, DataSchema
+from riskmtl.schema import DataSchema
 from riskmtl.scorers import Scorer
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from datetime import date, datetime, timedelta
 from typing import Any, NamedTuple
@@ -17,147 +17,30 @@ from typing import Any, NamedTuple
 import numpy as np
 import polars as pl
 
-TYPES = ("number", "integer", "string", "boolean", "date", "datetime", "year")
-ROLES = ("numeric", "categorical", "key", "time", "weight", "protected", "ignored")
-KINDS = ("binary", "regression")
-DATE_TYPES = ("date", "datetime", "year")
-NUMBER_TYPES = ("number", "integer", "year")
-RESERVED = ("_row", "_rule")
+from riskmtl.columns import (
+    DATE_TYPES,
+    NUMBER_TYPES,
+    ROLES,
+    TYPES,
+    Column,
+    DataError,
+    Task,
+    among,
+    decoded,
+    moment,
+)
+from riskmtl.splits import Part, Split, SplitRule, split_table
 
-_TEXT = (pl.String, pl.Categorical, pl.Enum)
-
-
-class DataError(ValueError):
-    """A table that does not keep what its schema promises; the message names the column."""
-
-
-@dataclass(frozen=True, slots=True)
-class Column:
-    """
-    One column of a table.
-
-    Parameters
-    ----------
-    name : str
-    type : {"number", "integer", "string", "boolean", "date", "datetime", "year"}
-    role : {"numeric", "categorical", "key", "time", "weight", "protected", "ignored"}
-        `numeric` and `categorical` columns are inputs. A `protected` column is no input and kept
-        for fairness evidence; an input that is also protected has ``protected=True``.
-    required : bool
-        Rows without a value are refused.
-    minimum, maximum : float, optional
-        Rows outside are refused.
-    enum : tuple, optional
-        Rows with another value are refused.
-    missing_values : tuple
-        Codes that mean missing.
-    protected : bool
-        Whether an input is also a protected characteristic.
-    """
-
-    name: str
-    type: str
-    role: str
-    required: bool = False
-    minimum: float | None = None
-    maximum: float | None = None
-    enum: tuple[Any, ...] | None = None
-    missing_values: tuple[Any, ...] = ()
-    protected: bool = False
-
-    @property
-    def is_input(self) -> bool:
-        """Whether the model sees this column."""
-        return self.role in ("numeric", "categorical")
-
-    def accepts(self, dtype: pl.DataType) -> bool:
-        """Whether a polars type can hold this column's values."""
-        if dtype == pl.Null:
-            return True
-        if self.type in NUMBER_TYPES:
-            return dtype.is_numeric()
-        if self.type == "boolean":
-            return dtype == pl.Boolean
-        if self.type == "string":
-            return isinstance(dtype, _TEXT)
-        return dtype == pl.Date or isinstance(dtype, pl.Datetime)
-
-
-@dataclass(frozen=True, slots=True)
-class Task:
-    """
-    One outcome, and when its label counts as observed.
-
-    Parameters
-    ----------
-    name : str
-    label : str
-        The label column.
-    kind : {"binary", "regression"}
-    positive : tuple
-        Label values of the positive class.
-    negative : tuple, optional
-        Label values of the negative class; ``None``: the one other value in the data.
-    negative_rest : bool
-        Every value that is not positive is negative.
-    where : mapping
-        Column to tuple of values: the label is observed only where each column holds one of its
-        values.
-    maturity_days : int, optional
-        The label is observed only if the row's time lies at least so many days before `as_of`.
-    """
-
-    name: str
-    label: str
-    kind: str = "binary"
-    positive: tuple[Any, ...] = (1,)
-    negative: tuple[Any, ...] | None = None
-    negative_rest: bool = False
-    where: Mapping[str, tuple[Any, ...]] = field(default_factory=dict)
-    maturity_days: int | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Part:
-    """
-    How one part of a split is chosen: exactly one of the four is set.
-
-    Parameters
-    ----------
-    share : float, optional
-        A random share of all rows.
-    latest : float, optional
-        The latest share of all rows by time.
-    start : datetime, optional
-        Rows at or after this moment.
-    values : tuple, optional
-        Rows whose split column holds one of these.
-    """
-
-    share: float | None = None
-    latest: float | None = None
-    start: datetime | None = None
-    values: tuple[Any, ...] | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class SplitRule:
-    """How a table is split: the test part first, then the validation part of what remains."""
-
-    test: Part | None = None
-    validation: Part | None = None
-    gap_days: int = 0
-    column: str | None = None
-    stratify: str | None = None
-    seed: int = 0
-
-
-class Split(NamedTuple):
-    """The three parts of a table."""
-
-    train: pl.DataFrame
-    validation: pl.DataFrame
-    test: pl.DataFrame
+__all__ = [
+    "Checked",
+    "Column",
+    "DataError",
+    "DataSchema",
+    "Part",
+    "Split",
+    "SplitRule",
+    "Task",
+]
 
 
 class Checked(NamedTuple):
@@ -316,7 +199,7 @@ class DataSchema:
         for column in self.columns:
             if column.name not in present:
                 continue
-            value = _decoded(column)
+            value = decoded(column)
             if column.required or column.role in ("key", "time", "weight"):
                 yield value.is_null(), f"{column.name}: missing"
             if column.role == "weight":
@@ -396,7 +279,7 @@ class DataSchema:
                 f"column {self.time.name!r} is missing from the table: date inputs count from it"
             )
         expressions = [
-            self._days_before(column) if column.name in dated else _decoded(column)
+            self._days_before(column) if column.name in dated else decoded(column)
             for column in self.input_columns
         ]
         return frame.select(expressions)
@@ -404,7 +287,7 @@ class DataSchema:
     def _days_before(self, column: Column) -> pl.Expr:
         if self.time is None:
             raise DataError(f"column {column.name!r} is a date input: give a column role time")
-        elapsed = _moment(self.time) - _moment(column)
+        elapsed = moment(self.time) - moment(column)
         return (elapsed.dt.total_seconds() / 86_400).cast(pl.Float32).alias(column.name)
 
     def labels(self, frame: pl.DataFrame, *, as_of: date | None = None) -> pl.DataFrame:
@@ -428,8 +311,8 @@ class DataSchema:
         DataError
             If a label is neither of two values, or a column is missing.
         """
-        moment = _as_datetime(as_of) if as_of is not None else self.as_of
-        return frame.select(self._label(task, frame, moment) for task in self.tasks)
+        day = _as_datetime(as_of) if as_of is not None else self.as_of
+        return frame.select(self._label(task, frame, day) for task in self.tasks)
 
     def _label(self, task: Task, frame: pl.DataFrame, as_of: datetime | None) -> pl.Expr:
         for name in (task.label, *task.where):
@@ -444,26 +327,26 @@ class DataSchema:
         else:
             self._check_label_values(task, frame.filter(observed)[task.label])
             what = f"is the positive value of task {task.name!r}"
-            value = _among(task.label, task.positive, dtype, what, noun="label").cast(pl.Float64)
+            value = among(task.label, task.positive, dtype, what, noun="label").cast(pl.Float64)
         return pl.when(observed).then(value).otherwise(None).alias(task.name)
 
     def _observed(self, task: Task, frame: pl.DataFrame, as_of: datetime | None) -> pl.Expr:
         """Where a task's label counts: known, in its filter, and mature."""
         dtype = frame.schema[task.label]
         declared = next((column for column in self.columns if column.name == task.label), None)
-        label = pl.col(task.label) if declared is None else _decoded(declared)
+        label = pl.col(task.label) if declared is None else decoded(declared)
         observed = label.is_not_null()
         if dtype.is_float():
             observed &= label.is_not_nan()
         for name, values in task.where.items():
             what = f"task {task.name!r} filters on"
-            observed &= _among(name, values, frame.schema[name], what).fill_null(False)
+            observed &= among(name, values, frame.schema[name], what).fill_null(False)
         if task.maturity_days is not None:
             if as_of is None or self.time is None or self.time.name not in frame.columns:
                 raise DataError(
                     f"task {task.name!r} has maturityDays: give asOf and a column with role time"
                 )
-            observed &= _moment(self.time) + timedelta(days=task.maturity_days) <= as_of
+            observed &= moment(self.time) + timedelta(days=task.maturity_days) <= as_of
         return observed
 
     def _check_label_values(self, task: Task, observed: pl.Series) -> None:
@@ -502,7 +385,7 @@ class DataSchema:
         """Moments of the rows; ``None`` without a time column."""
         if self.time is None or self.time.name not in frame.columns:
             return None
-        return frame.select(_moment(self.time)).to_series()
+        return frame.select(moment(self.time)).to_series()
 
     # ---- splitting ---------------------------------------------------------------------------
 
@@ -525,72 +408,8 @@ class DataSchema:
         DataError
             If a part ends up empty though the schema defines it.
         """
-        rule = self.split_rule
-        rest = np.ones(frame.height, dtype=bool)
-        test, gap = self._part(frame, rule.test, rest)
-        rest &= ~test & ~gap
-        validation, _ = self._part(frame, rule.validation, rest)
-        rest &= ~validation
-        for name, part, mask in (
-            ("test", rule.test, test),
-            ("validation", rule.validation, validation),
-            ("train", True, rest),
-        ):
-            if part is not None and not mask.any():
-                raise DataError(f"the split of schema {self.name!r} leaves no {name} rows")
-        return Split(frame.filter(rest), frame.filter(validation), frame.filter(test))
-
-    def _part(
-        self, frame: pl.DataFrame, part: Part | None, rest: np.ndarray[Any, Any]
-    ) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
-        """Mask of the rows of a part, and of the rows in the gap before it (test only)."""
-        none = np.zeros(frame.height, dtype=bool)
-        if part is None:
-            return none, none
-        if part.values is not None:
-            if self.split_rule.column not in frame.columns:
-                raise DataError(f"split column {self.split_rule.column!r} is missing")
-            column = self.split_rule.column
-            chosen = _among(column, part.values, frame.schema[column], "the split chooses")
-            return frame.select(chosen.fill_null(False)).to_series().to_numpy() & rest, none
-        if part.share is not None:
-            return self._random_part(frame, part.share, rest), none
-        times = self.times(frame)
-        if times is None:
-            raise DataError(f"schema {self.name!r} splits by time: the time column is missing")
-        if times.null_count():
-            raise DataError(f"column {times.name!r} is missing in some rows: the split needs it")
-        start = part.start or self._start_of_latest(times.filter(rest), part, frame.height)
-        gap_start = start - timedelta(days=self.split_rule.gap_days)
-        gap = ((times >= gap_start) & (times < start)).to_numpy() & rest
-        is_test = part is self.split_rule.test
-        return (times >= start).to_numpy() & rest, gap if is_test else none
-
-    def _start_of_latest(self, times: pl.Series, part: Part, rows: int) -> datetime:
-        assert part.latest is not None
-        wanted = max(1, round(part.latest * rows))
-        if wanted > len(times):
-            raise DataError(
-                f"the split of schema {self.name!r} asks for more latest rows than there are"
-            )
-        start: datetime = times.sort()[-wanted]
-        return start
-
-    def _random_part(
-        self, frame: pl.DataFrame, share: float, rest: np.ndarray[Any, Any]
-    ) -> np.ndarray[Any, Any]:
-        strata = np.zeros(frame.height, dtype=np.int8)
-        if self.split_rule.stratify is not None:
-            labels = self.labels(frame)[self.split_rule.stratify]
-            strata = labels.fill_null(-1).cast(pl.Int8).to_numpy()
-        part = np.zeros(frame.height, dtype=bool)
-        candidates = np.flatnonzero(rest)
-        wanted = share * frame.height / max(1, len(candidates))
-        rng = np.random.default_rng(self.split_rule.seed)
-        for stratum in np.unique(strata[candidates]):
-            rows = candidates[strata[candidates] == stratum]
-            part[rng.permutation(rows)[: round(wanted * len(rows))]] = True
-        return part
+        labels = self.labels(frame) if self.split_rule.stratify is not None else None
+        return split_table(frame, self.split_rule, self.times(frame), labels, self.name)
 
     # ---- identity ----------------------------------------------------------------------------
 
@@ -643,53 +462,6 @@ class DataSchema:
         """SHA-256 of the schema's content."""
         text = json.dumps(self.to_dict(), sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()
-
-
-def _decoded(column: Column) -> pl.Expr:
-    """Values of a column with its missing codes, and NaN, as null."""
-    value = pl.col(column.name)
-    if column.type == "string":
-        value = value.cast(pl.String)
-        is_missing = value.is_in(list(column.missing_values))
-    elif column.type in NUMBER_TYPES:
-        # Compared as floats, whatever the width or kind of number that the table has.
-        number = value.cast(pl.Float64)
-        is_missing = number.is_nan() | number.is_in([float(v) for v in column.missing_values])
-    else:
-        return value
-    return pl.when(is_missing).then(None).otherwise(value).alias(column.name)
-
-
-def _among(
-    name: str, values: Iterable[Any], dtype: pl.DataType, what: str, *, noun: str = "column"
-) -> pl.Expr:
-    """Whether a column holds one of some values, compared as its type in the table allows."""
-    column = pl.col(name)
-    kinds: tuple[type, ...]
-    if dtype == pl.Null:
-        return pl.lit(None, pl.Boolean)
-    if dtype.is_numeric():
-        column, kinds = column.cast(pl.Float64), (int, float)
-    elif dtype == pl.Boolean:
-        column, kinds = column.cast(pl.Float64), (bool,)
-    else:
-        column, kinds = column.cast(pl.String), (str,)
-    values = list(values)
-    for value in values:
-        if not isinstance(value, kinds) and not (dtype == pl.Boolean and value in (0, 1)):
-            raise DataError(
-                f"{noun} {name!r} is {dtype} in the table, so it never holds {value!r}, which "
-                f"{what}: correct the schema"
-            )
-    return column.is_in(values if str in kinds else [float(value) for value in values])
-
-
-def _moment(column: Column) -> pl.Expr:
-    """Values of a date, datetime or year column as naive moments."""
-    value = _decoded(column)
-    if column.type == "year":
-        value = pl.date(value.cast(pl.Int32), 1, 1)
-    return value.cast(pl.Datetime("us"))
 
 
 def _quarantine(

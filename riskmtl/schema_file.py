@@ -10,19 +10,10 @@ from typing import Any, NoReturn
 
 import yaml
 
+from riskmtl.columns import DATE_TYPES, KINDS, RESERVED, ROLES, TYPES, Column, Task
 from riskmtl.errors import unknown_name
-from riskmtl.schema import (
-    DATE_TYPES,
-    KINDS,
-    RESERVED,
-    ROLES,
-    TYPES,
-    Column,
-    DataSchema,
-    Part,
-    SplitRule,
-    Task,
-)
+from riskmtl.schema import DataSchema
+from riskmtl.splits import Part, SplitRule
 
 _NUMBER = (int, float)
 _CODE = (str, int, float, bool)

@@ -23,7 +23,7 @@ from riskmtl import (
     load_schema,
     simulate_portfolio,
 )
-from riskmtl.base import _latest
+from riskmtl.holdout import latest_rows
 from riskmtl.metrics import brier, roc_auc
 from riskmtl.schema import Column, DataError, DataSchema, Task
 
@@ -277,13 +277,13 @@ def test_without_a_time_the_share_held_out_is_stratified() -> None:
 
 def test_with_a_time_the_latest_rows_are_held_out() -> None:
     moments = pl.Series([dt.datetime(2024, 1, 1) + dt.timedelta(days=i) for i in range(100)])
-    y = np.zeros((100, 2), dtype=np.float32)
-    chosen = _latest(moments, y, 0.2)
+    y = np.zeros((100, 2))
+    chosen = latest_rows(y, moments, share=0.2)
     assert chosen[80:].all()
     assert not chosen[:79].any()
     # Outcomes of the last 30 days are not known: the part begins earlier, so that some are.
     y[70:, 1] = np.nan
-    chosen = _latest(moments, y, 0.2)
+    chosen = latest_rows(y, moments, share=0.2)
     assert chosen[56:].all()
     assert not chosen[:55].any()
 

@@ -12,9 +12,10 @@ import polars as pl
 from tqdm.auto import tqdm
 
 from riskmtl import __version__
+from riskmtl.columns import DataError
 from riskmtl.files import count_rows, read_table, replacing
 from riskmtl.model import RiskModel
-from riskmtl.schema import Checked, DataError
+from riskmtl.schema import Checked
 from riskmtl.scoring.batches import score_batches
 
 _ROWS_READ_AT_ONCE = 131_072

@@ -8,10 +8,10 @@ from typing import Any
 import polars as pl
 
 from riskmtl import __version__
+from riskmtl.columns import DataError
 from riskmtl.frames import as_frame
 from riskmtl.metrics import evaluate
 from riskmtl.model import RiskModel
-from riskmtl.schema import DataError
 
 
 def evaluate_model(model: RiskModel, table: Any) -> pl.DataFrame:

@@ -1,0 +1,155 @@
+"""The columns and tasks of a table, and how their values are read as polars expressions."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import polars as pl
+
+TYPES = ("number", "integer", "string", "boolean", "date", "datetime", "year")
+ROLES = ("numeric", "categorical", "key", "time", "weight", "protected", "ignored")
+KINDS = ("binary", "regression")
+DATE_TYPES = ("date", "datetime", "year")
+NUMBER_TYPES = ("number", "integer", "year")
+RESERVED = ("_row", "_rule")
+
+_TEXT = (pl.String, pl.Categorical, pl.Enum)
+
+
+class DataError(ValueError):
+    """A table that does not keep what its schema promises; the message names the column."""
+
+
+@dataclass(frozen=True, slots=True)
+class Column:
+    """
+    One column of a table.
+
+    Parameters
+    ----------
+    name : str
+    type : {"number", "integer", "string", "boolean", "date", "datetime", "year"}
+    role : {"numeric", "categorical", "key", "time", "weight", "protected", "ignored"}
+        `numeric` and `categorical` columns are inputs. A `protected` column is no input and kept
+        for fairness evidence; an input that is also protected has ``protected=True``.
+    required : bool
+        Rows without a value are refused.
+    minimum, maximum : float, optional
+        Rows outside are refused.
+    enum : tuple, optional
+        Rows with another value are refused.
+    missing_values : tuple
+        Codes that mean missing.
+    protected : bool
+        Whether an input is also a protected characteristic.
+    """
+
+    name: str
+    type: str
+    role: str
+    required: bool = False
+    minimum: float | None = None
+    maximum: float | None = None
+    enum: tuple[Any, ...] | None = None
+    missing_values: tuple[Any, ...] = ()
+    protected: bool = False
+
+    @property
+    def is_input(self) -> bool:
+        """Whether the model sees this column."""
+        return self.role in ("numeric", "categorical")
+
+    def accepts(self, dtype: pl.DataType) -> bool:
+        """Whether a polars type can hold this column's values."""
+        if dtype == pl.Null:
+            return True
+        if self.type in NUMBER_TYPES:
+            return dtype.is_numeric()
+        if self.type == "boolean":
+            return dtype == pl.Boolean
+        if self.type == "string":
+            return isinstance(dtype, _TEXT)
+        return dtype == pl.Date or isinstance(dtype, pl.Datetime)
+
+
+@dataclass(frozen=True, slots=True)
+class Task:
+    """
+    One outcome, and when its label counts as observed.
+
+    Parameters
+    ----------
+    name : str
+    label : str
+        The label column.
+    kind : {"binary", "regression"}
+    positive : tuple
+        Label values of the positive class.
+    negative : tuple, optional
+        Label values of the negative class; ``None``: the one other value in the data.
+    negative_rest : bool
+        Every value that is not positive is negative.
+    where : mapping
+        Column to tuple of values: the label is observed only where each column holds one of its
+        values.
+    maturity_days : int, optional
+        The label is observed only if the row's time lies at least so many days before `as_of`.
+    """
+
+    name: str
+    label: str
+    kind: str = "binary"
+    positive: tuple[Any, ...] = (1,)
+    negative: tuple[Any, ...] | None = None
+    negative_rest: bool = False
+    where: Mapping[str, tuple[Any, ...]] = field(default_factory=dict)
+    maturity_days: int | None = None
+
+
+def decoded(column: Column) -> pl.Expr:
+    """Values of a column with its missing codes, and NaN, as null."""
+    value = pl.col(column.name)
+    if column.type == "string":
+        value = value.cast(pl.String)
+        is_missing = value.is_in(list(column.missing_values))
+    elif column.type in NUMBER_TYPES:
+        # Compared as floats, whatever the width or kind of number that the table has.
+        number = value.cast(pl.Float64)
+        is_missing = number.is_nan() | number.is_in([float(v) for v in column.missing_values])
+    else:
+        return value
+    return pl.when(is_missing).then(None).otherwise(value).alias(column.name)
+
+
+def among(
+    name: str, values: Iterable[Any], dtype: pl.DataType, what: str, *, noun: str = "column"
+) -> pl.Expr:
+    """Whether a column holds one of some values, compared as its type in the table allows."""
+    column = pl.col(name)
+    kinds: tuple[type, ...]
+    if dtype == pl.Null:
+        return pl.lit(None, pl.Boolean)
+    if dtype.is_numeric():
+        column, kinds = column.cast(pl.Float64), (int, float)
+    elif dtype == pl.Boolean:
+        column, kinds = column.cast(pl.Float64), (bool,)
+    else:
+        column, kinds = column.cast(pl.String), (str,)
+    values = list(values)
+    for value in values:
+        if not isinstance(value, kinds) and not (dtype == pl.Boolean and value in (0, 1)):
+            raise DataError(
+                f"{noun} {name!r} is {dtype} in the table, so it never holds {value!r}, which "
+                f"{what}: correct the schema"
+            )
+    return column.is_in(values if str in kinds else [float(value) for value in values])
+
+
+def moment(column: Column) -> pl.Expr:
+    """Values of a date, datetime or year column as naive moments."""
+    value = decoded(column)
+    if column.type == "year":
+        value = pl.date(value.cast(pl.Int32), 1, 1)
+    return value.cast(pl.Datetime("us"))
