@@ -288,9 +288,12 @@ class MultiTaskClassifier(MultiTaskEstimator):
     ) -> Self:
         """Learn from labelled rows; see :meth:`riskmtl.base.MultiTaskEstimator.fit`."""
         validation = {"X_val": X_val, "y_val": y_val, "sample_weight_val": sample_weight_val}
+        vars(self).pop("challenger_", None)
         super().fit(X, y, sample_weight, **validation)
         if self.challenger is not None:
-            self.challenger_ = self._beside().fit(X, y, sample_weight, **validation)
+            # The same seed, so that the same rows are held out.
+            challenger = self._beside().set_params(random_state=self.model_.lineage["seed"])
+            self.challenger_ = challenger.fit(X, y, sample_weight, **validation)
             self.model_.challenger = self.challenger_.model_
         return self
 

@@ -293,6 +293,17 @@ def test_fewer_rows_than_can_be_held_out_still_fit() -> None:
     assert fitted.model_.heads[0].calibrator.note == "not fitted: no rows were held out"
 
 
+def test_the_challenger_holds_out_the_same_rows() -> None:
+    generator = np.random.RandomState(3)
+    fitted = small(
+        epochs=1, random_state=generator, challenger="lightgbm", challenger_options={"trials": 1}
+    ).fit(X, Y)
+    network, trees = fitted.model_.lineage, fitted.challenger_.model_.lineage
+    assert network["seed"] == trees["seed"]
+    assert network["data_sha256"] == trees["data_sha256"]
+    assert not hasattr(fitted.set_params(challenger=None).fit(X, Y), "challenger_")
+
+
 # ---- within scikit-learn's tools -----------------------------------------------------------------
 
 
