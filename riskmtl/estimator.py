@@ -288,7 +288,8 @@ class MultiTaskClassifier(MultiTaskEstimator):
     ) -> Self:
         """Learn from labelled rows; see :meth:`riskmtl.base.MultiTaskEstimator.fit`."""
         validation = {"X_val": X_val, "y_val": y_val, "sample_weight_val": sample_weight_val}
-        vars(self).pop("challenger_", None)
+        if hasattr(self, "challenger_"):
+            del self.challenger_
         super().fit(X, y, sample_weight, **validation)
         if self.challenger is not None:
             # The same seed, so that the same rows are held out.
