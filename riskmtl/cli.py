@@ -165,10 +165,9 @@ def _train(options: argparse.Namespace) -> None:
             shutil.rmtree(unfinished, ignore_errors=True)
     model.save(options.out)
     shutil.rmtree(unfinished, ignore_errors=True)
-    print(
-        f"trained on {parts.train.height:,} rows; on {parts.validation.height:,} validation rows:"
-    )
+    print(f"trained on {parts.train.height:,} rows")
     if validation is not None:
+        print(f"on {validation.height:,} validation rows:")
         print(format_figures(evaluate_model(model.model_, validation)))
     print(f"model: {options.out}")
 
@@ -194,6 +193,8 @@ def _evaluate(options: argparse.Namespace) -> None:
     frame = _checked(model.schema, read_table(options.data), options.max_bad, options.data)
     if options.part != "all":
         frame = getattr(model.schema.split(frame), options.part)
+    if frame.is_empty():
+        raise DataError(f"{options.data}: the {options.part} part has no rows")
     figures = evaluate_model(model, frame)
     with replacing(options.out) as scratch:
         scratch.write_text(json.dumps(evaluation_record(model, figures), indent=1))

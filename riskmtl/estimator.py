@@ -139,6 +139,8 @@ class MultiTaskClassifier(MultiTaskEstimator):
     ((200, 2), ['fraud', 'takeover'])
     """
 
+    challenger_: LightGBMBaseline
+
     _unsaved: ClassVar[frozenset[str]] = frozenset(
         {"schema", "trainer_options", "callbacks", "logger", "checkpoint_dir"}
     )
