@@ -220,13 +220,11 @@ def _score(options: argparse.Namespace) -> None:
 
 
 def _checked(schema: DataSchema, frame: pl.DataFrame, max_bad: float, source: Path) -> pl.DataFrame:
-    from riskmtl.scoring.local import require_few_refused
-
     try:
         checked = schema.check(frame)
     except ValueError as error:
         raise ValueError(f"{source}: {error}") from error
-    require_few_refused(checked, frame.height, max_bad, str(source))
+    checked.require_few_refused(max_bad, source=str(source))
     for rule, count in checked.refusals().items():
         print(f"left out {count:,} rows: {rule}", file=sys.stderr)
     return checked.good

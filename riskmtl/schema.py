@@ -53,8 +53,36 @@ class Checked(NamedTuple):
         """Rule to number of rows that it refused, most frequent first."""
         if self.quarantine.is_empty():
             return {}
-        counts = self.quarantine["_rule"].value_counts(sort=True)
+        counts = self.quarantine["_rule"].value_counts()
+        counts = counts.sort("count", "_rule", descending=[True, False])
         return dict(zip(counts["_rule"].to_list(), counts["count"].to_list(), strict=True))
+
+    def require_few_refused(self, max_bad: float, *, source: str) -> None:
+        """
+        Refuse a table too many of whose rows break the schema.
+
+        Parameters
+        ----------
+        max_bad : float
+            Largest share of refused rows that is accepted.
+        source : str
+            What the message calls the table.
+
+        Raises
+        ------
+        DataError
+            With the most frequent rule and its first row.
+        """
+        refused = self.quarantine.height
+        rows = self.good.height + refused
+        if refused <= max_bad * rows:
+            return
+        rule, count = next(iter(self.refusals().items()))
+        row = self.quarantine.filter(pl.col("_rule") == rule)["_row"][0]
+        raise DataError(
+            f"{source}: {refused:,} of {rows:,} rows break the schema, most often by {rule!r} "
+            f"({count:,} rows, first row {row}): correct them, or accept a share with --max-bad"
+        )
 
 
 @dataclass(frozen=True, slots=True)

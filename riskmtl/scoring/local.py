@@ -87,7 +87,7 @@ def score_file(
         refused.append(batch.quarantine)
     table = pl.concat(scores)
     quarantine = pl.concat(refused) if model.schema is not None else pl.DataFrame()
-    require_few_refused(Checked(table, quarantine), rows, max_bad, str(data))
+    Checked(table, quarantine).require_few_refused(max_bad, source=str(data))
     lineage = {"riskmtl": json.dumps({"version": __version__, **_identity(model)})}
     with replacing(out) as scratch:
         table.write_parquet(scratch, metadata=lineage)
@@ -99,36 +99,6 @@ def score_file(
         refused_at.unlink(missing_ok=True)
     return ScoreReport(
         rows, table.height, quarantine.height, out, refused_at if quarantine.height else None
-    )
-
-
-def require_few_refused(checked: Checked, rows: int, max_bad: float, source: str) -> None:
-    """
-    Refuse a table too many of whose rows break the schema.
-
-    Parameters
-    ----------
-    checked : Checked
-    rows : int
-        Rows of the whole table.
-    max_bad : float
-        Largest share of refused rows that is accepted.
-    source : str
-        What the message calls the table.
-
-    Raises
-    ------
-    riskmtl.schema.DataError
-        With the most frequent rule.
-    """
-    refused = checked.quarantine.height
-    if refused <= max_bad * rows:
-        return
-    rule, count = next(iter(checked.refusals().items()))
-    row = checked.quarantine.filter(pl.col("_rule") == rule)["_row"][0]
-    raise DataError(
-        f"{source}: {refused:,} of {rows:,} rows break the schema, most often by {rule!r} "
-        f"({count:,} rows, first row {row}): correct them, or accept a share with --max-bad"
     )
 
 
