@@ -172,8 +172,8 @@ def as_page(records: Mapping[str, Any]) -> str:
         "credit default, fraud and account takeover labels of the same customers: the claim for",
         "the three heads together rests on the simulated portfolio, whose truth is known.",
         "",
-        "LightGBM is tuned: 8 seeded trials per head on the validation rows. `s` is the wall time of",
-        "a fit on two shared cores, all heads together.",
+        "LightGBM is tuned: 8 seeded trials per head on the validation rows. `s` is the wall time",
+        "of a fit on two shared cores, all heads together.",
         "",
         *_table(
             [r for r in whole if r["split"] == 0],
