@@ -233,6 +233,23 @@ def test_a_regression_head_is_learned_beside_a_binary_one() -> None:
     assert trained.history[-1]["val_squared_error"] < 0.3
 
 
+def test_a_regression_alone_is_judged_by_its_error() -> None:
+    seen, held_out = rows(800), rows(400, seed=1)
+    for part in (seen, held_out):
+        part.y[:, 1] = part.x[:, 0]
+    plan = TaskPlan(("default", "amount"), (False, True), (1.0, 1.0), (1.0, 1.0))
+    trained = fit(
+        network="single_task", plan=plan, rows=seen, validation=held_out, epochs=8, patience=8
+    )
+    error = outputs(trained, held_out.x)[:, 1] - held_out.y[:, 1]
+    assert np.mean(error**2) < 0.5
+
+
+def test_more_epochs_by_trainer_options_have_a_schedule_too() -> None:
+    trained = fit(epochs=1, patience=9, trainer_options={"max_epochs": 3})
+    assert trained.history[-1]["epoch"] == 2
+
+
 def test_the_control_shares_nothing() -> None:
     trained = fit(network="single_task")
     assert isinstance(trained.network, IndependentNetworks)

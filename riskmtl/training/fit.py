@@ -178,7 +178,7 @@ def _train_one(
             seed=config.seed,
             epoch=lambda: trainer.current_epoch,
         )
-        module = MultiTaskModule(network, _objective(plan, config, len(batches)))
+        module = MultiTaskModule(network, _objective(plan, config))
         if config.compile:
             network.compile()
         best = BestWeights()
@@ -195,7 +195,7 @@ def _train_one(
     return Trained(trained.eval(), module.history, best.epoch, seconds)
 
 
-def _objective(plan: TaskPlan, config: TrainingConfig, steps: int) -> Objective:
+def _objective(plan: TaskPlan, config: TrainingConfig) -> Objective:
     return Objective(
         tasks=plan.names,
         regression=plan.regression,
@@ -203,8 +203,6 @@ def _objective(plan: TaskPlan, config: TrainingConfig, steps: int) -> Objective:
         positive_weights=plan.positive_weights,
         learning_rate=config.learning_rate,
         weight_decay=config.weight_decay,
-        epochs=config.epochs,
-        steps_per_epoch=steps,
         monitor=config.monitor,
         seed=config.seed,
     )

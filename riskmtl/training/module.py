@@ -34,7 +34,6 @@ class Objective:
     learning_rate : float
         Peak of the one-cycle schedule.
     weight_decay : float
-    epochs, steps_per_epoch : int
     monitor : {"log_loss_skill", "average_precision", "roc_auc"}
         Validation metric, averaged over the binary heads, that chooses the best epoch.
     seed : int
@@ -46,8 +45,6 @@ class Objective:
     positive_weights: tuple[float, ...]
     learning_rate: float
     weight_decay: float
-    epochs: int
-    steps_per_epoch: int
     monitor: str
     seed: int
 
@@ -115,7 +112,7 @@ class MultiTaskModule(pl.LightningModule):
             optimizer,
             max_lr=objective.learning_rate,
             # One more than is taken: Lightning steps the schedule after the last batch too.
-            total_steps=objective.epochs * objective.steps_per_epoch + 1,
+            total_steps=int(self.trainer.estimated_stepping_batches) + 1,
             pct_start=0.15,
         )
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
@@ -191,7 +188,7 @@ class MultiTaskModule(pl.LightningModule):
     def _train_losses(self) -> list[float]:
         if self._loss_sums is None:
             return [float("nan")] * len(self.objective.tasks)
-        means: list[float] = (self._loss_sums / self.objective.steps_per_epoch).tolist()
+        means: list[float] = (self._loss_sums / self.trainer.num_training_batches).tolist()
         return means
 
     def _log_epoch(self) -> None:
@@ -210,7 +207,9 @@ class MultiTaskModule(pl.LightningModule):
         if not np.isnan(scores).all():
             return float(np.nanmean(scores))
         # No head has both classes among the validation rows: what can be compared is the loss.
-        losses = [row.get("val_log_loss", np.nan) for row in rows]
+        losses = [
+            row["val_log_loss" if "val_log_loss" in row else "val_squared_error"] for row in rows
+        ]
         return -float(np.nanmean(losses)) if not np.isnan(losses).all() else 0.0
 
 
