@@ -145,7 +145,9 @@ def _train(options: argparse.Namespace) -> None:
     from riskmtl.validation.evaluation import evaluate_model
 
     schema = load_schema(options.schema)
-    settings = _settings(options, valid=MultiTaskClassifier._get_param_names())
+    objects = ("schema", "callbacks", "logger")  # of a running program, not to be written down
+    names = [name for name in MultiTaskClassifier._get_param_names() if name not in objects]
+    settings = _settings(options, valid=names)
     require_writable(options.out)
     frame = _checked(schema, read_table(options.data), options.max_bad, options.data)
     parts = schema.split(frame)
@@ -256,8 +258,8 @@ def _settings(options: argparse.Namespace, *, valid: Sequence[str]) -> dict[str,
     if options.network is not None:
         settings["network"] = options.network
     for key in settings:
-        if key not in valid or key == "schema":
-            raise ValueError(unknown_name("option", key, [v for v in valid if v != "schema"]))
+        if key not in valid:
+            raise ValueError(unknown_name("option", key, valid))
     return settings
 
 
