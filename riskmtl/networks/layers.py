@@ -85,7 +85,7 @@ class GroupMLP(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Map ``(batch, in)`` or ``(groups, batch, in)`` to ``(groups, batch, out)``."""
         for layer in self.layers:
-            x = self.dropout(torch.relu(layer(x)))
+            x = self.dropout(torch.relu_(layer(x)))
         return x
 
 
