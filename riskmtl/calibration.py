@@ -92,13 +92,26 @@ def fit_calibrator(
         return Calibrator(
             events=events, note=f"not fitted: {fewest} of at least {FEWEST_EVENTS} events"
         )
-    chosen = None if weights is None else weights[seen]
+    chosen = np.ones(len(y)) if weights is None else weights[seen].astype(np.float64)
     z = margins[seen].astype(np.float64)
     # Unit variance keeps the solver from stopping early on very confident heads.
     centre, scale = z.mean(), max(float(z.std()), 1e-12)
-    fit = LogisticRegression(C=np.inf).fit(((z - centre) / scale)[:, None], y, sample_weight=chosen)
+    scaled = np.tile((z - centre) / scale, 2)[:, None]
+    # Each row counts as an event by its target, and as a non-event by the rest.
+    target = _smoothed(y, chosen)
+    shares = np.concatenate([chosen * target, chosen * (1 - target)])
+    fit = LogisticRegression(C=np.inf, tol=1e-9, max_iter=1000).fit(
+        scaled, np.repeat([1, 0], len(y)), sample_weight=shares
+    )
     slope = float(fit.coef_[0, 0]) / scale
     if slope <= 0:
         return Calibrator(events=events, note="not fitted: the head does not rank validation rows")
     intercept = float(fit.intercept_[0] - slope * centre)
     return Calibrator(slope=slope, intercept=intercept, events=events, note="fitted")
+
+
+def _smoothed(y: NDArray[Any], weights: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Platt's targets, just within 0 and 1: a head without errors must not become certain."""
+    events = weights[y == 1].sum() / weights.mean()
+    others = weights[y == 0].sum() / weights.mean()
+    return np.asarray(np.where(y == 1, (events + 1) / (events + 2), 1 / (others + 2)))
