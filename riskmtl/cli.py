@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import shlex
 import shutil
 import sys
 from collections.abc import Sequence
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
     import polars as pl
 
     from riskmtl.schema import DataSchema
+    from riskmtl.tuning import Tuned
 
 _PARTS = ("all", "train", "validation", "test")
 
@@ -64,16 +66,31 @@ def _parser() -> argparse.ArgumentParser:
     train.add_argument("--data", type=Path, required=True, help="Parquet file")
     train.add_argument("--schema", type=Path, required=True, help="YAML file")
     train.add_argument("--out", type=Path, required=True, help="folder for the model")
-    train.add_argument("--network", help="ple (default), mmoe, shared_bottom or single_task")
-    train.add_argument("--config", type=Path, help="YAML file with parameters of the estimator")
-    train.add_argument(
-        "--set",
-        action="append",
-        default=[],
-        metavar="KEY=VALUE",
-        help="one parameter of the estimator; may be repeated, wins over --config",
-    )
+    _add_parameters(train)
     _add_max_bad(train)
+
+    tune = verbs.add_parser(
+        "tune",
+        help="search the parameters of train",
+        description="Search parameters of train by the score on the validation rows. Those given "
+        "with --network, --set or --config are fixed. The test rows are not touched.",
+    )
+    tune.set_defaults(run=_tune)
+    tune.add_argument("--data", type=Path, required=True, help="Parquet file")
+    tune.add_argument("--schema", type=Path, required=True, help="YAML file")
+    tune.add_argument("--out", type=Path, required=True, help="YAML file for train --config")
+    tune.add_argument("--trials", type=int, default=30, help="trials in all (default: 30)")
+    tune.add_argument(
+        "--journal",
+        type=Path,
+        help="file of the trials, from which a killed search goes on (default: OUT.journal)",
+    )
+    tune.add_argument("--seed", type=int, default=0)
+    tune.add_argument(
+        "--timeout", type=float, metavar="MINUTES", help="begin no further trial after so long"
+    )
+    _add_parameters(tune)
+    _add_max_bad(tune)
 
     evaluate = verbs.add_parser("evaluate", help="figures of a model on labelled rows")
     evaluate.set_defaults(run=_evaluate)
@@ -92,6 +109,18 @@ def _parser() -> argparse.ArgumentParser:
     score.add_argument("--out", type=Path, required=True, help="Parquet file of scores")
     _add_max_bad(score)
     return parser
+
+
+def _add_parameters(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--network", help="ple (default), mmoe, shared_bottom or single_task")
+    parser.add_argument("--config", type=Path, help="YAML file with parameters of the estimator")
+    parser.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        help="one parameter of the estimator; may be repeated, wins over --config",
+    )
 
 
 def _add_max_bad(parser: argparse.ArgumentParser) -> None:
@@ -145,9 +174,7 @@ def _train(options: argparse.Namespace) -> None:
     from riskmtl.validation.evaluation import evaluate_model
 
     schema = load_schema(options.schema)
-    objects = ("schema", "callbacks", "logger")  # of a running program, not to be written down
-    names = [name for name in MultiTaskClassifier._get_param_names() if name not in objects]
-    settings = _settings(options, valid=names)
+    settings = _settings(options)
     require_writable(options.out)
     frame = _checked(schema, read_table(options.data), options.max_bad, options.data)
     parts = schema.split(frame)
@@ -172,6 +199,58 @@ def _train(options: argparse.Namespace) -> None:
         print(f"on {validation.height:,} validation rows:")
         print(format_figures(evaluate_model(model.model_, validation)))
     print(f"model: {options.out}")
+
+
+def _tune(options: argparse.Namespace) -> None:
+    from riskmtl.files import read_table
+    from riskmtl.schema_file import load_schema
+
+    try:
+        from riskmtl.tuning import tune
+    except ImportError as error:
+        raise ValueError(str(error)) from error
+    journal = options.journal or options.out.with_name(f"{options.out.name}.journal")
+    for source in (options.data, options.schema):
+        _require_other_file(options.out, source)
+        _require_other_file(journal, source, "--journal")
+    _require_other_file(journal, options.out, "--journal")
+    schema = load_schema(options.schema)
+    settings = _settings(options)
+    frame = _checked(schema, read_table(options.data), options.max_bad, options.data)
+    parts = schema.split(frame)
+    tuned = tune(
+        parts.train,
+        parts.validation if parts.validation.height else None,
+        schema=schema,
+        trials=options.trials,
+        fixed=settings,
+        seed=options.seed,
+        journal=journal,
+        timeout=None if options.timeout is None else 60 * options.timeout,
+        progress=sys.stderr.isatty(),
+    )
+    _write_tuned(tuned, options)
+
+
+def _write_tuned(tuned: Tuned, options: argparse.Namespace) -> None:
+    """Write the parameters for train --config, and say what was found."""
+    import yaml
+
+    from riskmtl.files import replacing
+
+    states = [tuned.trials.filter(state=state).height for state in ("complete", "pruned", "failed")]
+    scores = f"{tuned.default_score:.4f} with the defaults, {tuned.score:.4f} at best"
+    with replacing(options.out) as scratch:
+        parameters = yaml.safe_dump(tuned.parameters, sort_keys=False, allow_unicode=True)
+        text = f"# validation score: {scores}\n{parameters}"
+        scratch.write_text(text, encoding="utf-8")
+    counts = "{} complete, {} cut short, {} failed".format(*states)
+    print(f"{tuned.trials.height:,} trials: {counts}")
+    print(f"validation score: {scores}")
+    print(f"parameters: {options.out}")
+    files = ["--data", options.data, "--schema", options.schema, "--config", options.out]
+    command = ["riskmtl", "train", *map(str, files), "--out", "model"]
+    print(f"train with them: {shlex.join(command)}")
 
 
 def _require_other_file(out: Path | None, source: Path, option: str = "--out") -> None:
@@ -232,12 +311,15 @@ def _checked(schema: DataSchema, frame: pl.DataFrame, max_bad: float, source: Pa
     return checked.good
 
 
-def _settings(options: argparse.Namespace, *, valid: Sequence[str]) -> dict[str, Any]:
+def _settings(options: argparse.Namespace) -> dict[str, Any]:
     """Parameters of the estimator from --config, --set and --network."""
     import yaml
 
     from riskmtl.errors import unknown_name
+    from riskmtl.estimator import MultiTaskClassifier
 
+    objects = ("schema", "callbacks", "logger")  # of a running program, not to be written down
+    valid = [name for name in MultiTaskClassifier._get_param_names() if name not in objects]
     settings: dict[str, Any] = {}
     if options.config is not None:
         try:

@@ -1,7 +1,8 @@
-"""Lightning callbacks: the best weights, and one bar over the whole of training."""
+"""Lightning callbacks: the best weights, each epoch's score, one bar over the whole of training."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import pytorch_lightning as pl
@@ -64,6 +65,24 @@ class KeptHistory(pl.Callback):
         """Read the history."""
         assert isinstance(pl_module, MultiTaskModule)
         pl_module.history = list(checkpoint["riskmtl_history"])
+
+
+class EpochReport(pl.Callback):
+    """
+    Hand on each epoch's validation score, to whoever may want to stop the training.
+
+    Parameters
+    ----------
+    report : callable
+        Called with the epoch, from 0, and its score; what it raises ends the training.
+    """
+
+    def __init__(self, report: Callable[[int, float], None]) -> None:
+        self.report = report
+
+    def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Report the epoch's score."""
+        self.report(trainer.current_epoch, float(trainer.callback_metrics["val_score"]))
 
 
 class FitProgress(pl.Callback):
