@@ -2,7 +2,8 @@ PYTHON ?= python3
 BIN := .venv/bin
 STAMP := .venv/.installed
 
-.PHONY: demo test test-slow lint format benchmark benchmark-speed clean
+.PHONY: demo test test-slow lint format clean
+.PHONY: benchmark benchmark-search benchmark-scarce benchmark-speed benchmark-gpu
 
 demo: $(STAMP)  ## simulate, train, compare, score: the whole way in one go
 	$(BIN)/python pipelines/risk_portfolio.py
@@ -24,6 +25,15 @@ format: $(STAMP)
 
 benchmark: $(STAMP)  ## accuracy on the public tables (RISKMTL_DATA says where they are)
 	$(BIN)/python pipelines/benchmark.py
+
+benchmark-search: $(STAMP)  ## the choice of the defaults, on validation rows
+	$(BIN)/python pipelines/benchmark_search.py
+
+benchmark-scarce: $(STAMP)  ## joint training where one head has few labels
+	$(BIN)/python pipelines/scarce_labels.py
+
+benchmark-gpu: $(STAMP)  ## speed of training on a GPU, where there is one
+	$(BIN)/python tests/benchmarks/gpu_training.py
 
 benchmark-speed: $(STAMP)  ## speeds as ratios within one run
 	$(BIN)/python -m pytest -q -s -m benchmark tests/benchmarks

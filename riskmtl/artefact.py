@@ -27,7 +27,7 @@ from riskmtl.model import Head, RiskModel
 from riskmtl.schema import DataSchema
 from riskmtl.scorers import SCORERS
 
-FORMAT = 1
+FORMAT = 2
 MANIFEST = "manifest.json"
 SEAL = "manifest.sha256"
 CHALLENGER = "challenger"
@@ -157,7 +157,7 @@ def load_model(folder: str | Path, *, with_challenger: bool = False) -> RiskMode
     ----------
     folder : str or Path
     with_challenger : bool
-        Whether to read the challenger too, if there is one.
+        Whether to read the challenger too, if there is one; that of a blend is always read.
 
     Returns
     -------
@@ -184,8 +184,12 @@ def load_model(folder: str | Path, *, with_challenger: bool = False) -> RiskMode
         raise ArtefactError(f"{folder}: the manifest cannot be followed ({error})") from error
     if not sound:
         raise ArtefactError(f"{folder}: the golden rows score differently than when it was written")
-    if with_challenger and (folder / CHALLENGER).is_dir():
+    if model.is_blend and not (folder / CHALLENGER).is_dir():
+        raise ArtefactError(f"{folder}: is a blend, but its {CHALLENGER} is missing")
+    if (with_challenger or model.is_blend) and (folder / CHALLENGER).is_dir():
         model.challenger = load_model(folder / CHALLENGER)
+        if model.is_blend:
+            _require_same_rows(model, model.challenger, folder / CHALLENGER)
     return model
 
 
@@ -245,11 +249,23 @@ def _follow(manifest: Mapping[str, Any], folder: Path) -> RiskModel:
     cardinalities = manifest["settings"].get("cardinalities", model.encoder.cardinalities_)
     if cardinalities != model.encoder.cardinalities_:
         raise ValueError("encoder and network have other numbers of codes")
+    kinds = [head.kind == "regression" for head in model.heads]
+    if manifest["settings"].get("regression", kinds) != kinds:
+        raise ValueError("network and heads have other regressions")
     if model.schema is not None:
         inputs = [column.name for column in model.schema.input_columns]
         if inputs != [column.name for column in model.encoder.columns_]:
             raise ValueError("schema and encoder have other columns")
     return model
+
+
+def _require_same_rows(model: RiskModel, challenger: RiskModel, folder: Path) -> None:
+    """Refuse a part of a blend that could not answer for the same encoded rows."""
+    if model.encoder.to_dict() != challenger.encoder.to_dict():
+        raise ArtefactError(f"{folder}: encodes rows otherwise than the model that it blends with")
+    own, other = ([(head.task, head.kind) for head in m.heads] for m in (model, challenger))
+    if own != other:
+        raise ArtefactError(f"{folder}: has other tasks than the model that it blends with")
 
 
 def _scores_as_before(model: RiskModel, golden: Mapping[str, Any]) -> bool:

@@ -56,6 +56,8 @@ class Prepared:
         Without calibrators yet; a regression's labels in `rows` are standardised by its head.
     rows, validation : TrainingRows
     seed : int
+    is_single : bool
+        Whether labels came as one column.
     """
 
     encoder: FeatureEncoder
@@ -64,6 +66,12 @@ class Prepared:
     rows: TrainingRows
     validation: TrainingRows
     seed: int
+    is_single: bool
+
+    @property
+    def is_held_out(self) -> bool:
+        """Whether validation rows are others than those trained on."""
+        return self.validation is not self.rows
 
 
 class MultiTaskEstimator(ClassifierMixin, BaseEstimator, ABC):  # type: ignore[misc]
@@ -87,6 +95,8 @@ class MultiTaskEstimator(ClassifierMixin, BaseEstimator, ABC):  # type: ignore[m
     model_: RiskModel
     tasks_: list[str]
     classes_: Any
+    n_features_in_: int
+    feature_names_in_: Any
 
     # Parameters that are objects of the running program and mean nothing on disk.
     _unsaved: ClassVar[frozenset[str]] = frozenset({"schema"})
@@ -138,9 +148,23 @@ class MultiTaskEstimator(ClassifierMixin, BaseEstimator, ABC):  # type: ignore[m
         ValueError
             If a parameter, a column or a label cannot be; the message names it.
         """
-        started = time.perf_counter()
         self._check_shared_parameters()
         self._check_parameters()
+        started = time.perf_counter()
+        data = self._prepare(X, y, sample_weight, X_val, y_val, sample_weight_val)
+        self._take_up(self._fit_model(data, started))
+        return self
+
+    def _prepare(
+        self,
+        X: Any,
+        y: Any,
+        sample_weight: Any,
+        X_val: Any,
+        y_val: Any,
+        sample_weight_val: Any,
+    ) -> Prepared:
+        """Read tables and labels, hold rows out, and encode."""
         X = as_frame(X) if _is_table(X) else X
         inputs, times = self._read_inputs(X, reset=True)
         labels = self._read_labels(X, y)
@@ -167,19 +191,31 @@ class MultiTaskEstimator(ClassifierMixin, BaseEstimator, ABC):  # type: ignore[m
             )
         else:
             validation = rows.where(held_out) if held_out.any() else rows
-        scorer, heads = self._learn(Prepared(encoder, labels.tasks, heads, seen, validation, seed))
+        return Prepared(encoder, labels.tasks, heads, seen, validation, seed, labels.is_single)
+
+    def _fit_like(self, other: MultiTaskEstimator, data: Prepared) -> Self:
+        """Learn from what another estimator prepared, and answer to the same columns."""
+        self.random_state = data.seed
+        self.n_features_in_ = other.n_features_in_
+        if hasattr(other, "feature_names_in_"):
+            self.feature_names_in_ = other.feature_names_in_
+        self._take_up(self._fit_model(data, time.perf_counter()))
+        return self
+
+    def _fit_model(self, data: Prepared, started: float) -> RiskModel:
+        """Learn, calibrate, and say where the model comes from."""
+        scorer, heads = self._learn(data)
         if self.calibrate:
-            heads = _calibrated(scorer, heads, validation, trained_on=seen)
-        lineage = training_lineage(self.schema, labels.tasks, seen, seed)
+            heads = _calibrated(scorer, heads, data)
+        lineage = training_lineage(self.schema, data.tasks, data.rows, data.seed)
         lineage["seconds"] = round(time.perf_counter() - started, 3)
         made_by = {
             "class": type(self).__name__,
             "parameters": self._saved_parameters(),
-            "is_single": labels.is_single,
+            "is_single": data.is_single,
             "has_names": hasattr(self, "feature_names_in_"),
         }
-        self._take_up(RiskModel(encoder, scorer, heads, self.schema, lineage, made_by))
-        return self
+        return RiskModel(data.encoder, scorer, heads, self.schema, lineage, made_by)
 
     def _check_shared_parameters(self) -> None:
         if self.schema is not None and not isinstance(self.schema, DataSchema):
@@ -541,12 +577,11 @@ def _rows(
     return TrainingRows(encoded, y, (weights / weights.mean()).astype(np.float32))
 
 
-def _calibrated(
-    scorer: Scorer, heads: list[Head], held_out: TrainingRows, *, trained_on: TrainingRows
-) -> list[Head]:
-    if held_out is trained_on:
+def _calibrated(scorer: Scorer, heads: list[Head], data: Prepared) -> list[Head]:
+    if not data.is_held_out:
         note = Calibrator(note="not fitted: no rows were held out")
         return [replace(head, calibrator=note) for head in heads]
+    held_out = data.validation
     raw = scorer.raw(held_out.x)
     return [
         replace(

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from tqdm.auto import tqdm
 
 from riskmtl.base import MultiTaskEstimator, Prepared
+from riskmtl.errors import unknown_name
 from riskmtl.metrics import average_precision
 from riskmtl.model import Head
 from riskmtl.schema import DataSchema
@@ -32,6 +33,8 @@ _FIRST_TRIAL: Mapping[str, Any] = {
     "lambda_l2": 0.0,
     "cat_smooth": 10.0,
 }
+# What a search adds to the settings that it kept.
+_FOUND = ("trees", "validation_loss")
 _TREES_WITHOUT_STOPPING = 100
 
 
@@ -43,6 +46,9 @@ class LightGBMBaseline(MultiTaskEstimator):
     ----------
     trials : int
         Settings tried per task: sound ones first, then seeded random ones.
+    settings : mapping of str to mapping, optional
+        Task to the settings tried first instead, such as ``best_params_`` of an earlier fit; with
+        ``trials=1`` the only ones.
     max_seconds : float, optional
         Most wall time for all tasks together; a trial begun is finished.
     n_estimators : int
@@ -82,6 +88,7 @@ class LightGBMBaseline(MultiTaskEstimator):
         min_count: int | str = "auto",
         regression_tasks: Sequence[str] = (),
         trials: int = 8,
+        settings: Mapping[str, Mapping[str, Any]] | None = None,
         max_seconds: float | None = None,
         n_estimators: int = 2000,
         early_stopping: int = 50,
@@ -96,6 +103,7 @@ class LightGBMBaseline(MultiTaskEstimator):
         self.min_count = min_count
         self.regression_tasks = regression_tasks
         self.trials = trials
+        self.settings = settings
         self.max_seconds = max_seconds
         self.n_estimators = n_estimators
         self.early_stopping = early_stopping
@@ -112,6 +120,35 @@ class LightGBMBaseline(MultiTaskEstimator):
                 raise ValueError(f"{name} must be a whole number of at least 1, got {value!r}")
         if self.max_seconds is not None and not self.max_seconds > 0:
             raise ValueError(f"max_seconds must be positive, got {self.max_seconds!r}")
+        self._check_settings()
+
+    def _check_settings(self) -> None:
+        if self.settings is not None and not isinstance(self.settings, Mapping):
+            raise ValueError(f"settings must map tasks to settings, got {self.settings!r}")
+        for task, settings in (self.settings or {}).items():
+            if not isinstance(settings, Mapping):
+                raise ValueError(f"settings of {task!r} must be a mapping, got {settings!r}")
+            for name in settings:
+                if name not in (*_FIRST_TRIAL, *_FOUND):
+                    raise ValueError(
+                        f"settings of {task!r}: {unknown_name('setting', name, _FIRST_TRIAL)}"
+                    )
+
+    def require_tasks(self, tasks: Sequence[str]) -> None:
+        """
+        Refuse settings of a task that there is not.
+
+        Parameters
+        ----------
+        tasks : sequence of str
+
+        Raises
+        ------
+        ValueError
+        """
+        for task in self.settings or {}:
+            if task not in tasks:
+                raise ValueError(f"settings: {unknown_name('task', task, tasks)}")
 
     def _learn(self, data: Prepared) -> tuple[Scorer, list[Head]]:
         deadline = None if self.max_seconds is None else time.monotonic() + self.max_seconds
@@ -125,6 +162,7 @@ class LightGBMBaseline(MultiTaskEstimator):
             unit="trial",
             disable=not self.verbose,
         )
+        self.require_tasks([head.task for head in data.heads])
         for position, head in enumerate(data.heads):
             rng = np.random.default_rng([data.seed, position])
             rows, validation = data.rows.only(position), data.validation.only(position)
@@ -132,13 +170,17 @@ class LightGBMBaseline(MultiTaskEstimator):
             for trial in range(self.trials):
                 if trial and deadline is not None and time.monotonic() > deadline:
                     break
-                search.run(dict(_FIRST_TRIAL) if trial == 0 else _random_trial(rng))
+                search.run(self._first_trial(head.task) if trial == 0 else _random_trial(rng))
                 bar.update()
             models.append(search.model)
             self.best_params_[head.task] = search.best
             self.trials_[head.task] = search.tried
         bar.close()
         return TreeScorer(models, threads=self.n_jobs), data.heads
+
+    def _first_trial(self, task: str) -> dict[str, Any]:
+        given = (self.settings or {}).get(task, {})
+        return {**_FIRST_TRIAL, **{k: v for k, v in given.items() if k not in _FOUND}}
 
 
 class _Search:

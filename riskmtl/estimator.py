@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -18,6 +19,7 @@ from riskmtl.model import Head, RiskModel
 from riskmtl.networks import NUMERIC_EMBEDDINGS, TRUNKS, NetworkConfig
 from riskmtl.schema import DataSchema
 from riskmtl.scorers import NetworkScorer, Scorer
+from riskmtl.sizing import Sizes, learning_rate
 
 if TYPE_CHECKING:
     from riskmtl.baseline import LightGBMBaseline
@@ -29,14 +31,12 @@ _CHOICES: Mapping[str, Sequence[str]] = {
     "numeric_embedding": NUMERIC_EMBEDDINGS,
     "monitor": ("log_loss_skill", "average_precision", "roc_auc"),
     "device": ("auto", "cpu", "cuda"),
-    "precision": ("32", "bf16"),
+    "precision": ("auto", "32", "bf16"),
 }
+_CHALLENGERS = ("lightgbm", "blend")
 _COUNTS = (
     "embedding_dim",
     "bins",
-    "experts",
-    "task_experts",
-    "shared_experts",
     "levels",
     "epochs",
     "patience",
@@ -62,21 +62,26 @@ class MultiTaskClassifier(MultiTaskEstimator):
     regression_tasks : sequence of str
         Label columns that are numbers to be predicted, as auxiliary heads.
     numeric_embedding : {"piecewise_linear", "periodic", "standardize"}
+    members : int or "auto"
+        Weight-sharing members whose probabilities are averaged; training and scoring take about
+        so many times as long. ``"auto"``: 8, and 1 from 150,000 rows.
     embedding_dim : int
         Numbers per embedded feature.
     bins : int
         Bins of the piecewise-linear embedding.
-    experts : int
-        Experts of MMoE.
-    task_experts, shared_experts, levels : int
-        Own experts per task, shared ones, and levels of PLE.
+    experts : int or "auto"
+        Experts of MMoE. ``"auto"``: 4, and 8 from 150,000 rows.
+    task_experts, shared_experts : int or "auto"
+        Own experts per task and shared ones of PLE. ``"auto"``: 1, and 2 from 150,000 rows.
+    levels : int
+        Levels of PLE.
     expert_units, shared_units, tower_units : sequence of int
         Layers of an expert, of the shared bottom, of a tower.
     dropout, embedding_dropout : float
         In experts and towers; on the embedded features.
     learning_rate : float or "auto"
-        Peak of the one-cycle schedule. ``"auto"``: 0.004 at a batch of 1024, and in proportion to
-        the square root of the batch otherwise.
+        Peak of the one-cycle schedule. ``"auto"``: 0.008 at a batch of 1024, and in proportion to
+        the square root of the batch otherwise; see :mod:`riskmtl.sizing`.
     weight_decay : float
     batch_size : int or "auto"
         ``"auto"``: 128 below 10,000 rows, 256 below 50,000, 512 below 150,000, else 1024.
@@ -96,12 +101,16 @@ class MultiTaskClassifier(MultiTaskEstimator):
         Whether to calibrate each head on the validation rows.
     validation_share : float
         Share of the rows held out where `fit` gets no validation rows.
-    challenger : {"lightgbm"}, optional
-        Train this on the same rows too, and keep it beside the network as ``challenger_``.
+    challenger : {"lightgbm", "blend"}, optional
+        Train LightGBM on the same rows too, and keep it beside the network as ``challenger_``.
+        With ``"blend"`` it has a share in the answers: each head's log-odds are a mixture, with
+        the weight that has the least log-loss on the validation rows.
     challenger_options : mapping, optional
         Parameters of :class:`LightGBMBaseline` for the challenger.
     device : {"auto", "cpu", "cuda"}
-    precision : {"32", "bf16"}
+    precision : {"auto", "32", "bf16"}
+        Of the products in training; weights and scores are float32 always. ``"auto"``: bfloat16
+        where the processor multiplies it natively, which is about twice as fast.
     compile : bool
         Compile the network for training.
     checkpoint_dir : str, optional
@@ -126,6 +135,8 @@ class MultiTaskClassifier(MultiTaskEstimator):
         The epoch whose weights were kept, from 0.
     challenger_ : LightGBMBaseline
         Only with `challenger`.
+    blend_weights_ : dict
+        Task to the network's share in the answer; only with ``challenger="blend"``.
     model_ : RiskModel
 
     Examples
@@ -140,6 +151,7 @@ class MultiTaskClassifier(MultiTaskEstimator):
     """
 
     challenger_: LightGBMBaseline
+    blend_weights_: dict[str, float]
 
     _unsaved: ClassVar[frozenset[str]] = frozenset(
         {"schema", "trainer_options", "callbacks", "logger", "checkpoint_dir"}
@@ -153,12 +165,13 @@ class MultiTaskClassifier(MultiTaskEstimator):
         categorical_features: Any = "from_dtype",
         min_count: int | str = "auto",
         regression_tasks: Sequence[str] = (),
+        members: int | str = "auto",
         numeric_embedding: str = "piecewise_linear",
         embedding_dim: int = 16,
         bins: int = 48,
-        experts: int = 8,
-        task_experts: int = 2,
-        shared_experts: int = 2,
+        experts: int | str = "auto",
+        task_experts: int | str = "auto",
+        shared_experts: int | str = "auto",
         levels: int = 1,
         expert_units: Sequence[int] = (128, 64),
         shared_units: Sequence[int] = (256, 128),
@@ -179,7 +192,7 @@ class MultiTaskClassifier(MultiTaskEstimator):
         challenger: str | None = None,
         challenger_options: Mapping[str, Any] | None = None,
         device: str = "auto",
-        precision: str = "32",
+        precision: str = "auto",
         compile: bool = False,
         checkpoint_dir: str | None = None,
         trainer_options: Mapping[str, Any] | None = None,
@@ -193,6 +206,7 @@ class MultiTaskClassifier(MultiTaskEstimator):
         self.categorical_features = categorical_features
         self.min_count = min_count
         self.regression_tasks = regression_tasks
+        self.members = members
         self.numeric_embedding = numeric_embedding
         self.embedding_dim = embedding_dim
         self.bins = bins
@@ -234,14 +248,15 @@ class MultiTaskClassifier(MultiTaskEstimator):
         for name, valid in _CHOICES.items():
             if getattr(self, name) not in valid:
                 raise ValueError(unknown_name(name, getattr(self, name), valid))
-        if self.challenger not in (None, "lightgbm"):
-            raise ValueError(unknown_name("challenger", self.challenger, ["lightgbm"]))
+        if self.challenger not in (None, *_CHALLENGERS):
+            raise ValueError(unknown_name("challenger", self.challenger, _CHALLENGERS))
         if self.challenger is not None:
             self._beside()._check_parameters()
         for name in _COUNTS:
             _require_count(name, getattr(self, name))
-        if self.batch_size != "auto":
-            _require_count("batch_size", self.batch_size)
+        for name in ("members", "experts", "task_experts", "shared_experts", "batch_size"):
+            if getattr(self, name) != "auto":
+                _require_count(name, getattr(self, name))
         for name in _UNITS:
             units = getattr(self, name)
             # A body has at least one layer; a tower may have none but its last.
@@ -276,54 +291,85 @@ class MultiTaskClassifier(MultiTaskEstimator):
                 if name not in valid:
                     raise ValueError(f"trainer_options: {unknown_name('option', name, valid)}")
 
+    def with_members(self, members: int) -> Self:
+        """
+        A copy that answers with fewer members: quicker, and a little less accurate.
+
+        Parameters
+        ----------
+        members : int
+            At most as many as were trained. Calibration and blend stay as they are.
+
+        Returns
+        -------
+        MultiTaskClassifier
+
+        Raises
+        ------
+        ValueError
+            If there are not so many members.
+        """
+        self._require_fitted()
+        scorer = self.model_.scorer
+        assert isinstance(scorer, NetworkScorer)
+        _require_count("members", members)
+        if members > scorer.shape.members:
+            raise ValueError(f"members must be at most {scorer.shape.members}, got {members}")
+        fewer = copy.copy(self)
+        fewer.members = members
+        made_by = {
+            **self.model_.made_by,
+            "parameters": {**self.model_.made_by["parameters"], "members": members},
+        }
+        # It is another model than the one that has this name on disk.
+        lineage = {k: v for k, v in self.model_.lineage.items() if k != "model_id"}
+        model = replace(self.model_, scorer=scorer.cut(members), made_by=made_by, lineage=lineage)
+        fewer._take_up(model)
+        return fewer
+
     # ---- learning ------------------------------------------------------------------------------
 
-    def fit(
-        self,
-        X: Any,
-        y: Any = None,
-        sample_weight: Any = None,
-        *,
-        X_val: Any = None,
-        y_val: Any = None,
-        sample_weight_val: Any = None,
-    ) -> Self:
-        """Learn from labelled rows; see :meth:`riskmtl.base.MultiTaskEstimator.fit`."""
-        validation = {"X_val": X_val, "y_val": y_val, "sample_weight_val": sample_weight_val}
-        if hasattr(self, "challenger_"):
-            del self.challenger_
-        super().fit(X, y, sample_weight, **validation)
+    def _fit_model(self, data: Prepared, started: float) -> RiskModel:
         if self.challenger is not None:
-            # The same seed, so that the same rows are held out.
-            challenger = self._beside().set_params(random_state=self.model_.lineage["seed"])
-            self.challenger_ = challenger.fit(X, y, sample_weight, **validation)
-            self.model_.challenger = self.challenger_.model_
-        return self
+            self._beside().require_tasks([head.task for head in data.heads])
+        model = super()._fit_model(data, started)
+        for attribute in ("challenger_", "blend_weights_"):
+            if hasattr(self, attribute):
+                delattr(self, attribute)
+        if self.challenger is not None:
+            self.challenger_ = self._beside()._fit_like(self, data)
+            model.challenger = self.challenger_.model_
+        if self.challenger == "blend":
+            model.heads = _blended(model, data)
+        return model
 
     def _take_up(self, model: RiskModel) -> None:
         super()._take_up(model)
-        if model.challenger is not None:
+        if model.challenger is not None and not hasattr(self, "challenger_"):
             from riskmtl.baseline import LightGBMBaseline
 
             self.challenger_ = LightGBMBaseline._of(model.challenger)
+        if model.made_by["parameters"]["challenger"] == "blend":
+            self.blend_weights_ = {h.task: h.blend for h in model.heads if h.kind == "binary"}
 
     def _beside(self) -> LightGBMBaseline:
         from riskmtl.baseline import LightGBMBaseline
 
         options = _mapping("challenger_options", self.challenger_options)
-        valid = LightGBMBaseline._get_param_names()
+        own = self.get_params(deep=False)
+        names = LightGBMBaseline._get_param_names()
+        # It learns from the rows that the network has: how they are read is said once.
+        valid = [name for name in names if name not in own or name in ("calibrate", "verbose")]
         for name in options:
             if name not in valid:
                 raise ValueError(f"challenger_options: {unknown_name('option', name, valid)}")
-        shared = {
-            name: value for name, value in self.get_params(deep=False).items() if name in valid
-        }
+        shared = {name: value for name, value in own.items() if name in names}
         return LightGBMBaseline(**{**shared, **options})
 
     def _learn(self, data: Prepared) -> tuple[Scorer, list[Head]]:
         from riskmtl.training.fit import resolve_device, train
 
-        shape = self._shape()
+        shape = self._shape(len(data.rows.x))
         names = [task.name for task in data.tasks]
         plan = self._plan(data, names)
         trained = train(
@@ -340,7 +386,7 @@ class MultiTaskClassifier(MultiTaskEstimator):
             trained.network,
             shape,
             data.encoder.cardinalities_,
-            len(names),
+            plan.regression,
             device=str(resolve_device(self.device)),
         )
         heads = [
@@ -349,15 +395,17 @@ class MultiTaskClassifier(MultiTaskEstimator):
         ]
         return scorer, heads
 
-    def _shape(self) -> NetworkConfig:
+    def _shape(self, rows: int) -> NetworkConfig:
+        sizes = Sizes.make(rows)
         return NetworkConfig(
             network=self.network,
+            members=_chosen(self.members, sizes.members),
             numeric_embedding=self.numeric_embedding,
             embedding_dim=self.embedding_dim,
             bins=self.bins,
-            experts=self.experts,
-            task_experts=self.task_experts,
-            shared_experts=self.shared_experts,
+            experts=_chosen(self.experts, 4 * sizes.experts),
+            task_experts=_chosen(self.task_experts, sizes.experts),
+            shared_experts=_chosen(self.shared_experts, sizes.experts),
             levels=self.levels,
             expert_units=tuple(self.expert_units),
             shared_units=tuple(self.shared_units),
@@ -369,13 +417,13 @@ class MultiTaskClassifier(MultiTaskEstimator):
     def _training(self, rows: int, seed: int) -> TrainingConfig:
         from riskmtl.training.fit import TrainingConfig
 
-        batch = _batch_size(rows) if self.batch_size == "auto" else int(self.batch_size)
-        rate = _PEAK_RATE * math.sqrt(batch / _PEAK_BATCH)
+        batch = _chosen(self.batch_size, Sizes.make(rows).batch_size)
+        rate = learning_rate(batch) if self.learning_rate == "auto" else float(self.learning_rate)
         return TrainingConfig(
             epochs=self.epochs,
             patience=self.patience,
             batch_size=batch,
-            learning_rate=rate if self.learning_rate == "auto" else float(self.learning_rate),
+            learning_rate=rate,
             weight_decay=self.weight_decay,
             clip=self.clip,
             monitor=self.monitor,
@@ -411,14 +459,28 @@ class MultiTaskClassifier(MultiTaskEstimator):
         )
 
 
-_PEAK_RATE, _PEAK_BATCH = 4e-3, 1024
+def _blended(model: RiskModel, data: Prepared) -> list[Head]:
+    """Heads with the network's share; half, where no rows were held out to fit it on."""
+    from riskmtl.blending import UNDECIDED, blend_weight
+
+    if not data.is_held_out:
+        return [replace(head, blend=UNDECIDED) for head in model.heads]
+    assert model.challenger is not None
+    rows = data.validation
+    own, other = model.outputs(rows.x), model.challenger.outputs(rows.x)
+    return [
+        replace(
+            head,
+            blend=blend_weight(rows.y[:, i], own[head.task], other[head.task], rows.weights)
+            if head.kind == "binary"
+            else UNDECIDED,
+        )
+        for i, head in enumerate(model.heads)
+    ]
 
 
-def _batch_size(rows: int) -> int:
-    for most_rows, size in ((10_000, 128), (50_000, 256), (150_000, 512)):
-        if rows < most_rows:
-            return size
-    return 1024
+def _chosen(given: int | str, automatic: int) -> int:
+    return automatic if given == "auto" else int(given)
 
 
 def _balance(labels: NDArray[np.float32]) -> float:

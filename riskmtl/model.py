@@ -8,7 +8,7 @@ scikit-learn's manners nor how it was trained.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +41,8 @@ class Head:
     mean, scale : float
         Of the labels of a regression task in training.
     calibrator : Calibrator
+    blend : float
+        Share of these log-odds in the answer; the rest is the challenger's.
     """
 
     task: str
@@ -50,6 +52,7 @@ class Head:
     mean: float = 0.0
     scale: float = 1.0
     calibrator: Calibrator = field(default_factory=Calibrator)
+    blend: float = 1.0
 
     def uncalibrated(self, raw: NDArray[Any]) -> NDArray[Any]:
         """Log-odds of a binary head, or predictions of a regression, before calibration."""
@@ -70,6 +73,8 @@ class Head:
         """Build a head from what :meth:`to_dict` gave."""
         if values["kind"] not in KINDS:
             raise ValueError(unknown_name("kind", values["kind"], KINDS))
+        if not 0 <= values["blend"] <= 1:
+            raise ValueError(f"blend must lie between 0 and 1, got {values['blend']!r}")
         calibrator = Calibrator.from_dict(values["calibrator"])
         return cls(**{**values, "classes": tuple(values["classes"]), "calibrator": calibrator})
 
@@ -91,7 +96,7 @@ class RiskModel:
     made_by : dict
         Class and parameters of the estimator that trained it, as plain values.
     challenger : RiskModel, optional
-        A model of the same tasks trained on the same rows.
+        A model of the same tasks trained on the same rows. A blend answers with both.
     """
 
     encoder: FeatureEncoder
@@ -110,6 +115,26 @@ class RiskModel:
         return load_model(folder, with_challenger=with_challenger)
 
     @property
+    def is_blend(self) -> bool:
+        """Whether the challenger has a share in the answers."""
+        return any(head.blend < 1 for head in self.heads)
+
+    @property
+    def kind(self) -> str:
+        """``"blend"``, or the name of its scorer."""
+        return "blend" if self.is_blend else self.scorer.name
+
+    def parts(self) -> dict[str, RiskModel]:
+        """The models that answer, by kind: a blend's network and challenger, or the model alone."""
+        if not self.is_blend:
+            return {self.kind: self}
+        assert self.challenger is not None
+        alone = replace(
+            self, heads=[replace(head, blend=1.0) for head in self.heads], challenger=None
+        )
+        return {alone.kind: alone, self.challenger.kind: self.challenger}
+
+    @property
     def tasks(self) -> list[str]:
         """Names of the binary tasks, in the order of the columns of :meth:`probabilities`."""
         return [head.task for head in self.heads if head.kind == "binary"]
@@ -122,7 +147,16 @@ class RiskModel:
     def outputs(self, encoded: NDArray[np.float32]) -> dict[str, NDArray[np.float64]]:
         """Calibrated log-odds, or predictions, of every head for encoded rows."""
         raw = self.scorer.raw(encoded)
-        return {head.task: head.margin(raw[:, i]) for i, head in enumerate(self.heads)}
+        outputs = {head.task: head.margin(raw[:, i]) for i, head in enumerate(self.heads)}
+        if not self.is_blend:
+            return outputs
+        assert self.challenger is not None
+        # Both were trained on the same rows, so their encoders are the same too.
+        others = self.challenger.outputs(encoded)
+        return {
+            head.task: head.blend * outputs[head.task] + (1 - head.blend) * others[head.task]
+            for head in self.heads
+        }
 
     def margins(self, encoded: NDArray[np.float32]) -> NDArray[np.float64]:
         """Calibrated log-odds of the binary heads, ``(rows, binary tasks)``."""

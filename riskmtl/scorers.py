@@ -8,7 +8,7 @@ name in :data:`SCORERS`. Nothing is unpickled, and no name leads to code outside
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -16,7 +16,6 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from safetensors.torch import load_file, save_file
-from torch import nn
 
 from riskmtl.networks import IndependentNetworks, Network, NetworkConfig
 
@@ -54,7 +53,8 @@ class NetworkScorer:
         In evaluation mode.
     shape : NetworkConfig
     cardinalities : sequence of int
-    heads : int
+    regression : sequence of bool
+        Which heads predict a number.
     device : str
         Where to compute.
     """
@@ -63,28 +63,38 @@ class NetworkScorer:
 
     def __init__(
         self,
-        network: nn.Module,
+        network: Network | IndependentNetworks,
         shape: NetworkConfig,
         cardinalities: Sequence[int],
-        heads: int,
+        regression: Sequence[bool],
         *,
         device: str = "cpu",
     ) -> None:
         self.network = network.to(device)
         self.shape = shape
         self.cardinalities = list(cardinalities)
-        self.heads = heads
+        self.regression = [bool(kind) for kind in regression]
         self.device = torch.device(device)
 
     def raw(self, encoded: NDArray[np.float32]) -> NDArray[np.float64]:
         """Map ``(rows, features)`` to ``(rows, heads)`` in micro-batches."""
-        out = np.empty((len(encoded), self.heads), dtype=np.float64)
+        out = np.empty((len(encoded), len(self.regression)), dtype=np.float64)
         size = GPU_ROWS if self.device.type == "cuda" else CPU_ROWS
+        size = max(1, size // self.shape.members)
         with torch.inference_mode():
             for start in range(0, len(encoded), size):
                 rows = torch.from_numpy(encoded[start : start + size]).to(self.device)
                 out[start : start + size] = self.network(rows).cpu().numpy()
         return out
+
+    def cut(self, members: int) -> NetworkScorer:
+        """A scorer that averages the first of the members only."""
+        is_cut = self.shape.is_cut or self.shape.members > 1
+        shape = replace(self.shape, members=members, is_cut=is_cut)
+        network = self.network.cut(members).eval()
+        return NetworkScorer(
+            network, shape, self.cardinalities, self.regression, device=str(self.device)
+        )
 
     def write(self, folder: Path) -> dict[str, Any]:
         """Write ``weights.safetensors``."""
@@ -93,21 +103,24 @@ class NetworkScorer:
         return {
             "shape": asdict(self.shape),
             "cardinalities": self.cardinalities,
-            "heads": self.heads,
+            "regression": self.regression,
         }
 
     @classmethod
     def read(cls, folder: Path, settings: Mapping[str, Any]) -> NetworkScorer:
         """Read what :meth:`write` wrote."""
         shape = NetworkConfig.from_dict(settings["shape"])
-        cardinalities, heads = settings["cardinalities"], settings["heads"]
-        network: nn.Module
+        cardinalities = settings["cardinalities"]
+        regression = settings["regression"]
+        network: Network | IndependentNetworks
         if shape.network == "single_task":
-            network = IndependentNetworks([Network(cardinalities, 1, shape) for _ in range(heads)])
+            network = IndependentNetworks(
+                [Network(cardinalities, 1, shape, regression=[kind]) for kind in regression]
+            )
         else:
-            network = Network(cardinalities, heads, shape)
+            network = Network(cardinalities, len(regression), shape, regression=regression)
         network.load_state_dict(load_file(folder / "weights.safetensors"))
-        return cls(network.eval(), shape, cardinalities, heads)
+        return cls(network.eval(), shape, cardinalities, regression)
 
 
 class TreeScorer:

@@ -45,6 +45,7 @@ def tiny() -> dict[str, Any]:
     return {
         "epochs": 2,
         "expert_units": [16, 8],
+        "members": 2,
         "embedding_dim": 4,
         "bins": 8,
         "challenger": "lightgbm",

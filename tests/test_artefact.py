@@ -424,7 +424,7 @@ def test_a_folder_linked_into_the_model_is_noticed(
         ("[1, 2]", "format"),
         ("null", "format"),
         ("{}", "format"),
-        ('{"format": 2}', "format"),
+        ('{"format": 1}', "format"),
     ],
 )
 def test_a_manifest_that_is_none(model_copy: Path, text: str, reason: str) -> None:
@@ -520,7 +520,12 @@ CONTRADICTIONS: dict[str, Callable[[dict[str, Any]], object]] = {
     "network": lambda m: m["settings"]["shape"].update(network="transformer"),
     "unknown shape": lambda m: m["settings"]["shape"].update(secret=1),
     "embedding_dim": lambda m: m["settings"]["shape"].update(embedding_dim=5),
-    "fewer heads in settings": lambda m: m["settings"].update(heads=2),
+    "more members": lambda m: m["settings"]["shape"].update(
+        members=m["settings"]["shape"]["members"] + 1
+    ),
+    "fewer heads in settings": lambda m: m["settings"]["regression"].pop(),
+    "more heads in settings": lambda m: m["settings"]["regression"].append(False),
+    "no kinds of heads in settings": lambda m: m["settings"].pop("regression"),
     "no cardinalities": lambda m: m["settings"].update(cardinalities=[]),
     "text as cardinalities": lambda m: m["settings"].update(cardinalities="abc"),
     "fewer heads": lambda m: m["heads"].pop(),
@@ -528,6 +533,11 @@ CONTRADICTIONS: dict[str, Callable[[dict[str, Any]], object]] = {
     "kind of head": lambda m: m["heads"][0].update(kind="ternary"),
     "unknown in head": lambda m: m["heads"][0].update(secret=1),
     "shift": lambda m: m["heads"][0].update(shift="none"),
+    "no blend": lambda m: m["heads"][0].pop("blend"),
+    "blend below 0": lambda m: m["heads"][0].update(blend=-0.01),
+    "blend above 1": lambda m: m["heads"][0].update(blend=1.01),
+    "blend not a number": lambda m: m["heads"][0].update(blend=float("nan")),
+    "text as blend": lambda m: m["heads"][0].update(blend="half"),
     "slope": lambda m: m["heads"][0]["calibrator"].update(slope=None),
     "fewer columns": lambda m: m["encoder"]["columns"].pop(),
     "columns in another order": lambda m: m["encoder"]["columns"].reverse(),

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from pathlib import Path
 from typing import Any
 
 import lightgbm
 import numpy as np
 import polars as pl
 import pytest
+from sklearn.base import clone
 from sklearn.linear_model import LogisticRegression
 
 from riskmtl import LightGBMBaseline, LogisticBaseline, MultiTaskClassifier
@@ -157,6 +159,91 @@ def test_the_search_is_seeded_and_keeps_the_lowest_validation_loss() -> None:
         losses = [trial["validation_loss"] for trial in one.trials_[task]]
         assert one.best_params_[task]["validation_loss"] == min(losses)
     np.testing.assert_array_equal(one.predict_proba(X), two.predict_proba(X))
+
+
+# ---- settings from an earlier search -------------------------------------------------------------
+
+SEARCH: dict[str, Any] = {
+    "n_estimators": 40,
+    "n_jobs": 1,
+    "random_state": 3,
+    "regression_tasks": ["loss"],
+}
+LABELS = Y.with_columns(loss=X["noise"] * 100 + 1000)
+
+
+@pytest.fixture(scope="module")
+def searched() -> LightGBMBaseline:
+    return LightGBMBaseline(**SEARCH, trials=4).fit(X, LABELS)
+
+
+def test_settings_found_earlier_give_the_same_model_at_once(searched: LightGBMBaseline) -> None:
+    kept = [searched.trials_[task].index(best) for task, best in searched.best_params_.items()]
+    assert any(kept), "the search must have found other settings than the first"
+    again = LightGBMBaseline(**SEARCH, trials=1, settings=searched.best_params_).fit(X, LABELS)
+    assert again.predict_frame(X).equals(searched.predict_frame(X))
+    assert again.model_.scorer.models == searched.model_.scorer.models
+    assert again.best_params_ == searched.best_params_
+    assert again.trials_ == {task: [best] for task, best in searched.best_params_.items()}
+    assert [h.calibrator for h in again.model_.heads] == [
+        h.calibrator for h in searched.model_.heads
+    ]
+
+
+def test_further_trials_are_the_random_ones_of_any_search(searched: LightGBMBaseline) -> None:
+    given = {"default": {"num_leaves": 3, "learning_rate": 0.2}}
+    model = LightGBMBaseline(**SEARCH, trials=2, settings=given).fit(X, LABELS)
+    found = ("trees", "validation_loss")
+    for task, trials in model.trials_.items():
+        assert len(trials) == 2
+        # The sound settings stay where nothing else is said.
+        first = {**searched.trials_[task][0], **given.get(task, {})}
+        assert {k: v for k, v in trials[0].items() if k not in found} == {
+            k: v for k, v in first.items() if k not in found
+        }
+        assert trials[1] == searched.trials_[task][1]
+    assert model.trials_["fraud"][0] == searched.trials_["fraud"][0]
+    assert model.trials_["default"][0] != searched.trials_["default"][0]
+
+
+def test_settings_given_are_not_changed(searched: LightGBMBaseline) -> None:
+    given = {task: dict(best) for task, best in searched.best_params_.items()}
+    model = LightGBMBaseline(**SEARCH, trials=1, settings=given)
+    model.fit(X, LABELS)
+    assert model.get_params()["settings"] is given
+    assert given == searched.best_params_
+    assert clone(model).settings == given
+
+
+def test_settings_come_back_from_disk(searched: LightGBMBaseline, tmp_path: Path) -> None:
+    model = LightGBMBaseline(**SEARCH, trials=1, settings=searched.best_params_).fit(X, LABELS)
+    model.save(tmp_path / "model")
+    loaded = LightGBMBaseline.load(tmp_path / "model")
+    assert loaded.settings == searched.best_params_
+    loaded.set_params(n_jobs=1).fit(X, LABELS)
+    assert loaded.predict_frame(X).equals(searched.predict_frame(X))
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"defualt": {}}, "settings: unknown task 'defualt': did you mean 'default'"),
+        (
+            {"fraud": {"num_leafs": 5}},
+            "settings of 'fraud': unknown setting 'num_leafs': did you mean 'num_leaves'",
+        ),
+        ({"fraud": {"objective": "l2"}}, "settings of 'fraud': unknown setting 'objective'"),
+    ],
+)
+def test_unknown_settings_are_named(given: Any, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        LightGBMBaseline(trials=1, n_jobs=1, settings=given).fit(X, Y)
+
+
+@pytest.mark.parametrize("given", [3, ["default"], {"default": 3}, {"default": None}], ids=str)
+def test_settings_that_are_no_mapping_are_named(given: Any) -> None:
+    with pytest.raises(ValueError, match="settings"):
+        LightGBMBaseline(trials=1, n_jobs=1, settings=given).fit(X, Y)
 
 
 def test_the_time_budget_is_kept() -> None:

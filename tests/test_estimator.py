@@ -29,6 +29,7 @@ from riskmtl.schema import Column, DataError, DataSchema, Task
 
 SMALL: dict[str, Any] = {
     "network": "shared_bottom",
+    "members": 1,
     "shared_units": (16,),
     "tower_units": (8,),
     "embedding_dim": 4,
@@ -37,6 +38,7 @@ SMALL: dict[str, Any] = {
     "batch_size": 32,
     "learning_rate": 0.01,
     "device": "cpu",
+    "precision": "32",
     "random_state": 0,
 }
 
@@ -383,7 +385,10 @@ def test_a_schema_reads_inputs_labels_and_time() -> None:
         ({"event_weight": "balance"}, "did you mean 'balanced'"),
         ({"event_weight": {"frod": 2}}, "event_weight: unknown task 'frod': did you mean 'fraud'"),
         ({"task_weights": {"fraud": 0}}, "task_weights of 'fraud' must be a positive number"),
+        ({"members": 0}, "members must be a whole number of at least 1, got 0"),
+        ({"members": 2.0}, "members must be a whole number of at least 1, got 2.0"),
         ({"challenger": "lightgmb"}, "did you mean 'lightgbm'"),
+        ({"challenger": "blended"}, "unknown challenger 'blended': did you mean 'blend'"),
         (
             {"challenger": "lightgbm", "challenger_options": {"trial": 1}},
             "challenger_options: unknown option 'trial': did you mean 'trials'",

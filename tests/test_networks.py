@@ -41,6 +41,7 @@ few = st.integers(1, 3)
 configs = st.builds(
     NetworkConfig,
     network=st.sampled_from(sorted(TRUNKS)),
+    members=few,
     numeric_embedding=st.sampled_from(NUMERIC_EMBEDDINGS),
     embedding_dim=few,
     bins=st.integers(1, 6),
@@ -53,6 +54,7 @@ configs = st.builds(
     tower_units=st.just(()) | units,
 )
 columns = st.lists(st.sampled_from([0, 0, 3, 5]), min_size=1, max_size=4)
+kinds = st.lists(st.booleans(), min_size=1, max_size=4)  # whether each head predicts a number
 seeds = st.integers(0, 2**32 - 1)
 
 
@@ -81,10 +83,14 @@ def scatter(module: nn.Module, seed: int = 0) -> nn.Module:
 
 
 def network_of(
-    config: NetworkConfig, tasks: int = 3, cardinalities: Sequence[int] = MIXED, seed: int = 0
+    config: NetworkConfig,
+    tasks: int = 3,
+    cardinalities: Sequence[int] = MIXED,
+    seed: int = 0,
+    regression: Sequence[bool] | None = None,
 ) -> Network:
     """A fitted network in float64, in evaluation mode."""
-    network = Network(cardinalities, tasks, config)
+    network = Network(cardinalities, tasks, config, regression=regression)
     network.embedding.fit(rows_like(cardinalities, 40, seed))
     return scatter(network, seed).eval()
 
@@ -113,14 +119,15 @@ def assert_close(a: Tensor, b: Tensor) -> None:
 
 
 @settings(max_examples=40, deadline=None)
-@given(configs, st.integers(1, 4), columns, st.integers(1, 4), seeds)
+@given(configs, kinds, columns, st.integers(1, 4), seeds)
 def test_network_equals_its_loop(
-    config: NetworkConfig, tasks: int, cardinalities: list[int], batch: int, seed: int
+    config: NetworkConfig, regression: list[bool], cardinalities: list[int], batch: int, seed: int
 ) -> None:
-    network = network_of(config, tasks, cardinalities, seed)
+    tasks = len(regression)
+    network = network_of(config, tasks, cardinalities, seed, regression)
     x = torch.from_numpy(rows_like(cardinalities, batch, seed + 1)).double()
     looped = loops.for_each_row(
-        lambda row: loops.network(network, cardinalities, tasks, config, row), x
+        lambda row: loops.network(network, cardinalities, tasks, config, row, regression), x
     )
     assert looped.shape == (batch, tasks)
     assert_equal_to_loop(network, network(x), looped)
@@ -173,13 +180,24 @@ def test_shared_bottom_equals_its_loop(tasks: int, layers: tuple[int, ...]) -> N
     assert_trunk_equals_loop(config, tasks, batch=3)
 
 
+@pytest.mark.parametrize("members", [1, 2, 3])
 @pytest.mark.parametrize("tasks", [1, 2, 4])
 @pytest.mark.parametrize("layers", [(), (3,), (2, 3, 2)])
-def test_towers_equal_their_loop(tasks: int, layers: tuple[int, ...]) -> None:
-    towers = scatter(Towers(tasks, 5, layers)).eval()
-    x = torch.randn(tasks, 3, 5, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
-    looped = loops.for_each_row(lambda row: loops.towers(towers, row), x.transpose(0, 1))
-    assert_equal_to_loop(towers, towers(x), looped)
+def test_towers_equal_their_loop(members: int, tasks: int, layers: tuple[int, ...]) -> None:
+    towers = scatter(Towers(tasks, 5, layers, members=members)).eval()
+    generator = torch.Generator().manual_seed(1)
+    x = torch.randn(tasks, members, 3, 5, dtype=torch.float64, generator=generator)
+    looped = torch.stack(
+        [
+            loops.for_each_row(
+                lambda row, member=member: loops.towers(towers, row, member),
+                x[:, member].transpose(0, 1),
+            )
+            for member in range(members)
+        ]
+    )
+    assert looped.shape == (members, 3, tasks)
+    assert_equal_to_loop(towers, towers(x.flatten(1, 2)), looped)
 
 
 @pytest.mark.parametrize("numeric", NUMERIC_EMBEDDINGS)
@@ -285,14 +303,15 @@ def test_each_group_starts_differently_and_as_a_linear_layer_does(trunk: str) ->
         assert fan_out == layer.weight.shape[-1]
 
 
-def test_heads_start_at_the_numbers_given() -> None:
-    towers = Towers(3, 4, (5,)).double()
-    x = torch.randn(3, 6, 4, dtype=torch.float64)
+@pytest.mark.parametrize("members", [1, 2])
+def test_heads_start_at_the_numbers_given(members: int) -> None:
+    towers = Towers(3, 4, (5,), members=members).double()
+    x = torch.randn(3, members * 6, 4, dtype=torch.float64)
     start = torch.tensor([-3.0, 0.0, 2.0], dtype=torch.float64)
     towers.start_at(torch.zeros(3))
     at_zero = towers(x)
     towers.start_at(start)
-    assert_close(towers(x) - at_zero, start.expand(6, 3))
+    assert_close(towers(x) - at_zero, start.expand(members, 6, 3))
 
 
 def test_unseen_codes_start_at_zero_and_all_other_codes_do_not() -> None:

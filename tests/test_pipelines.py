@@ -5,14 +5,17 @@ from __future__ import annotations
 import importlib.util
 import json
 import sys
+from inspect import signature
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 from xml.etree import ElementTree
 
 import polars as pl
 import pytest
 
-from riskmtl import MultiTaskClassifier
+from riskmtl import LightGBMBaseline, MultiTaskClassifier
+from riskmtl.metrics import evaluate
 
 ROOT = Path(__file__).parents[1]
 
@@ -53,22 +56,164 @@ def test_the_demo_goes_the_whole_way(
     )
 
 
-def test_the_benchmark_goes_on_where_it_was(
+FEW_TREES = {"n_estimators": 20, "early_stopping": 10, "n_jobs": 1}
+SMALL = {"epochs": 1, "expert_units": (8,), "shared_units": (8,), "bins": 4, "embedding_dim": 2}
+
+
+@pytest.fixture
+def small_fits(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Few simulated rows, and models that train in a moment."""
+    import benchmark_tables
+
+    monkeypatch.setattr(benchmark_tables, "SIMULATED_ROWS", 6000)
+    network, trees = MultiTaskClassifier.__init__, LightGBMBaseline.__init__
+
+    def small_network(self: Any, *args: Any, **given: Any) -> None:
+        network(self, *args, **{**SMALL, **given})
+
+    def few_trees(self: Any, **given: Any) -> None:
+        trees(self, **{**FEW_TREES, **given, "trials": min(2, given.get("trials", 2))})
+
+    small_network.__signature__ = signature(network)  # type: ignore[attr-defined]
+    few_trees.__signature__ = signature(trees)  # type: ignore[attr-defined]
+    monkeypatch.setattr(MultiTaskClassifier, "__init__", small_network)
+    monkeypatch.setattr(LightGBMBaseline, "__init__", few_trees)
+
+
+def run_pipeline(monkeypatch: pytest.MonkeyPatch, name: str, *arguments: str) -> None:
+    monkeypatch.setattr(sys, "argv", [f"{name}.py", *arguments])
+    pipeline(name).main()
+
+
+@pytest.mark.usefixtures("small_fits")
+def test_the_judge_goes_on_where_it_was_and_compares(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    benchmark = pipeline("benchmark")
-    monkeypatch.setattr(benchmark, "SIMULATED_ROWS", 6000)
-    arguments = ["--tables", "risk_portfolio", "--seeds", "2", "--out", str(tmp_path)]
-    monkeypatch.setattr(sys, "argv", ["benchmark.py", *arguments, "--models", "logistic"])
-    benchmark.main()
-    assert capsys.readouterr().out.split("\n")[0] == "risk_portfolio/split 0/logistic/seed 0"
-    first = json.loads((tmp_path / "accuracy.json").read_text())
-    assert len(first) == 1
-    benchmark.main()
+    out, scores = tmp_path / "out", tmp_path / "scores"
+    folders = ["--out", str(out), "--scores", str(scores)]
+    options = ["--tables", "risk_portfolio", "--seeds", "2", *folders, "--models"]
+    run_pipeline(monkeypatch, "benchmark", *options, "logistic", "lightgbm")
+    assert capsys.readouterr().out.split() == [
+        *("risk_portfolio/split", "0/logistic/seed", "0"),
+        *("risk_portfolio/split", "0/lightgbm/seed", "0"),
+        *("risk_portfolio/split", "0/lightgbm/seed", "1"),
+    ]
+    first = json.loads((out / "accuracy.json").read_text())
+    assert first["comparisons"] == []
+    run_pipeline(monkeypatch, "benchmark", *options, "logistic", "lightgbm", "network")
+    assert "lightgbm" not in capsys.readouterr().out
+    results = json.loads((out / "accuracy.json").read_text())
+    for key, fit in first["fits"].items():
+        assert results["fits"][key] == fit
+    # The second seed trains with what the first one found.
+    found = [results["fits"][f"risk_portfolio/split 0/lightgbm/seed {s}"] for s in (0, 1)]
+    kept = [{k: v for k, v in f["settings"]["fraud"].items() if k in ("num_leaves", "lambda_l2")}
+            for f in found]  # fmt: skip
+    assert kept[0] == kept[1]
+    assert found[0]["tasks"] != found[1]["tasks"]
+    against = {(c["first_model"], c["second_model"]) for c in results["comparisons"]}
+    assert against == {("network", "lightgbm"), ("blend", "lightgbm")}
+    (one,) = (
+        c
+        for c in results["comparisons"]
+        if (c["task"], c["metric"], c["first_model"]) == ("fraud", "roc_auc", "network")
+    )
+    assert one["low"] < one["estimate"] < one["high"]
+    assert one["p_holm"] >= one["p_value"]
+    areas = {
+        model: [
+            fit["tasks"][1]["roc_auc"] for fit in results["fits"].values() if fit["model"] == model
+        ]
+        for model in ("network", "lightgbm")
+    }
+    assert one["estimate"] == pytest.approx(
+        sum(areas["network"]) / 2 - sum(areas["lightgbm"]) / 2, abs=1e-9
+    )
+    page = (out / "accuracy.md").read_text()
+    assert f"{one['estimate']:+.4f}" in page
+    assert "| risk_portfolio | fraud |" in page
+    assert "blend (2)" in page
+    for task, best in zip(fit["tasks"], first["fits"][key]["best_attainable"], strict=True):
+        assert f"| {task['task']} | lightgbm (2) |" in page
+        assert f"{best['roc_auc']:.4f} |" in page
+    assert ElementTree.parse(out / "accuracy.svg").getroot().tag.endswith("svg")
+
+
+@pytest.mark.usefixtures("small_fits")
+def test_a_blend_of_the_judge_is_that_of_the_estimator(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from benchmark_tables import read_parts
+
+    out = tmp_path / "out"
+    folders = ["--out", str(out), "--scores", str(tmp_path / "scores")]
+    options = ["--tables", "risk_portfolio", "--seeds", "1", *folders]
+    run_pipeline(monkeypatch, "benchmark", *options, "--models", "lightgbm", "network")
+    results = json.loads((out / "accuracy.json").read_text())
+    parts = read_parts("risk_portfolio", tmp_path)
+    blend = MultiTaskClassifier(schema=parts.schema, challenger="blend", random_state=0)
+    blend.fit(parts.train, X_val=parts.validation)
+    judged = results["fits"]["risk_portfolio/split 0/blend/seed 0"]["tasks"]
+    found = evaluate(
+        blend.read_labels(parts.test), blend.predict_proba(parts.test), blend.tasks_
+    ).to_dicts()
+    for one, other in zip(judged, found, strict=True):
+        assert one["roc_auc"] == pytest.approx(other["roc_auc"], abs=1e-6)
+
+
+@pytest.mark.usefixtures("small_fits")
+def test_the_search_sees_validation_rows_only_and_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    import benchmark_search
+
+    arguments = ["--tables", "risk_portfolio", "--seeds", "1", "--out", str(tmp_path)]
+    arguments += ["--candidates", "defaults", "one_member"]
+    run_pipeline(monkeypatch, "benchmark_search", *arguments)
+    assert capsys.readouterr().out.split() == [
+        *("risk_portfolio/defaults/seed", "0"),
+        *("risk_portfolio/one_member/seed", "0"),
+    ]
+    run_pipeline(monkeypatch, "benchmark_search", *arguments)
     assert capsys.readouterr().out == ""
-    assert json.loads((tmp_path / "accuracy.json").read_text()) == first
-    (record,) = first.values()
-    page = (tmp_path / "accuracy.md").read_text()
-    for task, best in zip(record["tasks"], record["best_attainable"], strict=True):
-        share = (task["roc_auc"] - 0.5) / (best["roc_auc"] - 0.5)
-        assert f"{best['roc_auc']:.4f} | {share:.1%}" in page
+    results = json.loads((tmp_path / "search.json").read_text())
+    first, second = (results[f"risk_portfolio/{n}/seed 0"] for n in ("defaults", "one_member"))
+    gain = sum(second["skill"]) / 3 - sum(first["skill"]) / 3
+    page = (tmp_path / "search.md").read_text()
+    assert "| defaults | +0.00 | +0.00 | +0.00 | 1.0 |" in page
+    assert f"| one_member (members=1) | {100 * gain:+.2f} |" in page
+    stops, measures = benchmark_search.halves(pl.DataFrame({"row": range(1000)}))
+    assert sorted([*stops["row"], *measures["row"]]) == list(range(1000))
+    assert 400 < stops.height < 600
+
+
+@pytest.mark.usefixtures("small_fits")
+def test_scarce_labels_are_hidden_from_one_head_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    import scarce_labels
+
+    labels = pl.DataFrame({"a": [0, 1, None, 1] * 500, "b": [1, 0, 0, None] * 500})
+    half, tenth = (scarce_labels.hide(labels, "a", share, seed=0) for share in (0.5, 0.1))
+    assert half["b"].equals(labels["b"])
+    assert 600 < half["a"].drop_nulls().len() < 900
+    kept = tenth["a"].is_not_null()
+    assert half.filter(kept)["a"].equals(tenth.filter(kept)["a"])
+    assert scarce_labels.hide(labels, "a", 1.0, seed=0).equals(labels)
+
+    monkeypatch.setattr(scarce_labels, "SHARES", (1.0, 0.5))
+    setting = "simulated, relatedness 1"
+    monkeypatch.setattr(sys, "argv", [
+        "scarce_labels.py", "--settings", setting, "--seeds", "1", "--out", str(tmp_path)
+    ])  # fmt: skip
+    scarce_labels.main()
+    assert len(capsys.readouterr().out.splitlines()) == 6
+    scarce_labels.main()
+    assert capsys.readouterr().out == ""
+    results = json.loads((tmp_path / "scarce_labels.json").read_text())
+    whole, less = (results[f"{setting}/{share}/joint/seed 0"] for share in ("1", "0.5"))
+    assert less["labels"] < 0.6 * whole["labels"]
+    gain = whole["roc_auc"] - results[f"{setting}/1/single/seed 0"]["roc_auc"]
+    page = (tmp_path / "scarce_labels.md").read_text()
+    assert f"{gain:+.4f}" in page
+    assert ElementTree.parse(tmp_path / "scarce_labels.svg").getroot().tag.endswith("svg")

@@ -71,10 +71,11 @@ def assert_same_bits(one: Trained, other: Trained) -> None:
         assert torch.equal(value, weights(other)[name]), name
 
 
+@pytest.mark.parametrize("members", [1, 3])
 @pytest.mark.parametrize("network", ["ple", "mmoe", "shared_bottom", "single_task"])
-def test_every_network_learns(network: str) -> None:
+def test_every_network_learns(network: str, members: int) -> None:
     test = rows(1000, seed=2, observed=1.0)
-    scores = outputs(fit(network=network, epochs=6), test.x)
+    scores = outputs(fit(network=network, members=members, epochs=6), test.x)
     for task in range(2):
         assert roc_auc(test.y[:, task], scores[:, task]) > 0.8
 
@@ -160,12 +161,16 @@ class KillAfter(pl.Callback):
             raise Killed
 
 
-@pytest.mark.parametrize("network", ["ple", "single_task"])
-def test_a_killed_run_goes_on_to_the_same_bits(tmp_path: Path, network: str) -> None:
-    undisturbed = fit(network=network, checkpoint_dir=tmp_path / "whole")
+@pytest.mark.parametrize(
+    "shape", [("ple", 1), ("single_task", 1), ("ple", 2), ("single_task", 2)], ids=str
+)
+def test_a_killed_run_goes_on_to_the_same_bits(tmp_path: Path, shape: tuple[str, int]) -> None:
+    network, members = shape
+    options: dict[str, Any] = {"network": network, "members": members}
+    undisturbed = fit(**options, checkpoint_dir=tmp_path / "whole")
     with pytest.raises(Killed):
-        fit(network=network, checkpoint_dir=tmp_path / "cut", callbacks=[KillAfter(2, 1)])
-    resumed = fit(network=network, checkpoint_dir=tmp_path / "cut")
+        fit(**options, checkpoint_dir=tmp_path / "cut", callbacks=[KillAfter(2, 1)])
+    resumed = fit(**options, checkpoint_dir=tmp_path / "cut")
     assert_same_bits(undisturbed, resumed)
     assert resumed.history == undisturbed.history
 
@@ -180,6 +185,8 @@ def test_another_run_cannot_go_on_from_a_checkpoint(tmp_path: Path) -> None:
         fit(epochs=2, checkpoint_dir=tmp_path)
     with pytest.raises(ResumeError):
         fit(epochs=1, checkpoint_dir=tmp_path, rows=rows(seed=9))
+    with pytest.raises(ResumeError):
+        fit(epochs=1, checkpoint_dir=tmp_path, members=2)
 
 
 def test_lightnings_own_tools_work(tmp_path: Path) -> None:

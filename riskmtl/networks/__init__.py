@@ -3,11 +3,13 @@ Networks over encoded features: tensors in, one logit per head out.
 
 A network is an embedding, a trunk and a tower per task. The trunk is what tells one way of sharing
 from another: it maps ``(batch, in)`` to a representation per task, ``(tasks, batch, out)``. A new
-one is a file with such a module and a line in :data:`TRUNKS`.
+one is a file with such a module and a line in :data:`TRUNKS`. Members of a network pass through the
+trunk as further rows, so it knows nothing of them.
 """
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Sequence
 
 import torch
@@ -16,6 +18,7 @@ from torch import Tensor, nn
 from riskmtl.networks.config import NetworkConfig
 from riskmtl.networks.embedding import NUMERIC_EMBEDDINGS, FeatureEmbedding
 from riskmtl.networks.layers import Towers
+from riskmtl.networks.members import MemberScalings, pool_members
 from riskmtl.networks.mmoe import MMoE
 from riskmtl.networks.ple import PLE
 from riskmtl.networks.shared_bottom import SharedBottom
@@ -41,6 +44,8 @@ class Network(nn.Module):
     tasks : int
         Number of heads.
     config : NetworkConfig
+    regression : sequence of bool, optional
+        Which heads predict a number; default: none.
 
     Examples
     --------
@@ -49,8 +54,19 @@ class Network(nn.Module):
     torch.Size([1, 3])
     """
 
-    def __init__(self, cardinalities: Sequence[int], tasks: int, config: NetworkConfig) -> None:
+    regression: Tensor
+
+    def __init__(
+        self,
+        cardinalities: Sequence[int],
+        tasks: int,
+        config: NetworkConfig,
+        *,
+        regression: Sequence[bool] | None = None,
+    ) -> None:
         super().__init__()
+        is_regression = torch.tensor(regression or [False] * tasks)
+        self.register_buffer("regression", is_regression, persistent=False)
         self.embedding = FeatureEmbedding(
             cardinalities,
             numeric=config.numeric_embedding,
@@ -58,14 +74,45 @@ class Network(nn.Module):
             bins=config.bins,
             dropout=config.embedding_dropout,
         )
-        self.trunk = TRUNKS[config.network](self.embedding.out_features, tasks, config)
+        width = self.embedding.out_features
+        self.members: MemberScalings | None = None
+        if config.members > 1 or config.is_cut:
+            self.members = MemberScalings(config.members, self.embedding.widths)
+        self.trunk = TRUNKS[config.network](width, tasks, config)
+        assert isinstance(self.trunk.out_features, int)
         width = self.trunk.out_features
-        assert isinstance(width, int)
-        self.towers = Towers(tasks, width, config.tower_units, dropout=config.dropout)
+        self.towers = Towers(
+            tasks, width, config.tower_units, members=config.members, dropout=config.dropout
+        )
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Map encoded rows ``(batch, features)`` to one number per head, ``(batch, tasks)``."""
-        return self.towers(self.trunk(self.embedding(x)))
+    def forward(self, x: Tensor, *, pooled: bool = True) -> Tensor:
+        """
+        Map encoded rows to one number per head.
+
+        Parameters
+        ----------
+        x : Tensor of shape (batch, features)
+        pooled : bool
+            Whether to average the members.
+
+        Returns
+        -------
+        Tensor of shape (batch, tasks), or (members, batch, tasks) if not pooled
+        """
+        x = self.embedding(x)
+        if self.members is not None:
+            x = self.members(x)  # (members * batch, in)
+        outputs = self.towers(self.trunk(x))  # (members, batch, tasks)
+        return pool_members(outputs, self.regression) if pooled else outputs
+
+    def cut(self, members: int) -> Network:
+        """A copy with the first of the members only."""
+        smaller = copy.deepcopy(self)
+        if self.members is None:
+            return smaller
+        smaller.members = self.members.cut(members)
+        smaller.towers = self.towers.cut(members)
+        return smaller
 
 
 class IndependentNetworks(nn.Module):
@@ -85,3 +132,8 @@ class IndependentNetworks(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Map encoded rows ``(batch, features)`` to one number per head, ``(batch, tasks)``."""
         return torch.cat([network(x) for network in self.networks], dim=1)
+
+    def cut(self, members: int) -> IndependentNetworks:
+        """A copy with the first members of each network only."""
+        networks = [network for network in self.networks if isinstance(network, Network)]
+        return IndependentNetworks([network.cut(members) for network in networks])

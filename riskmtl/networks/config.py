@@ -16,6 +16,10 @@ class NetworkConfig:
     ----------
     network : str
         A name in :data:`riskmtl.networks.TRUNKS`.
+    members : int
+        Weight-sharing members whose answers are averaged.
+    is_cut : bool
+        Whether there were more members in training.
     numeric_embedding : {"piecewise_linear", "periodic", "standardize"}
     embedding_dim : int
         Numbers per embedded feature.
@@ -40,6 +44,8 @@ class NetworkConfig:
     """
 
     network: str = "ple"
+    members: int = 1
+    is_cut: bool = False
     numeric_embedding: str = "piecewise_linear"
     embedding_dim: int = 16
     bins: int = 48

@@ -265,6 +265,8 @@ class FeatureEmbedding(nn.Module):
 
     Attributes
     ----------
+    widths : list of int
+        Numbers per feature in the output, numeric features first.
     out_features : int
         Width of the output.
 
@@ -300,9 +302,9 @@ class FeatureEmbedding(nn.Module):
             else None
         )
         self.dropout = nn.Dropout(dropout)
-        self.out_features = len(categories) * width
-        if self.numeric is not None:
-            self.out_features += len(numbers) * self.numeric.width
+        own = width if self.numeric is None else self.numeric.width
+        self.widths = [own] * len(numbers) + [width] * len(categories)
+        self.out_features = sum(self.widths)
 
     def fit(self, encoded: NDArray[np.float32]) -> None:
         """

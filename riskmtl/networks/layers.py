@@ -6,6 +6,7 @@ The first axis of a grouped tensor is the group, so each layer is one batched pr
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Sequence
 from itertools import pairwise
@@ -139,22 +140,32 @@ def mix(weights: Tensor, experts: Tensor) -> Tensor:
 
 class Towers(nn.Module):
     """
-    One small network per task on top of its representation, ending in one number.
+    One small network per task and member on top of its representation, ending in one number.
 
     Parameters
     ----------
     tasks, in_features : int
     units : sequence of int
         Hidden layers of a tower.
+    members : int
     dropout : float
     """
 
     def __init__(
-        self, tasks: int, in_features: int, units: Sequence[int], *, dropout: float = 0.0
+        self,
+        tasks: int,
+        in_features: int,
+        units: Sequence[int],
+        *,
+        members: int = 1,
+        dropout: float = 0.0,
     ) -> None:
         super().__init__()
-        self.hidden = GroupMLP(tasks, in_features, units, dropout=dropout)
-        self.out = GroupLinear(tasks, self.hidden.out_features, 1)
+        self.tasks = tasks
+        self.members = members
+        # Groups are ordered by task, then by member.
+        self.hidden = GroupMLP(tasks * members, in_features, units, dropout=dropout)
+        self.out = GroupLinear(tasks * members, self.hidden.out_features, 1)
 
     def start_at(self, outputs: Tensor) -> None:
         """
@@ -166,8 +177,20 @@ class Towers(nn.Module):
         """
         assert self.out.bias is not None
         with torch.no_grad():
-            self.out.bias.copy_(outputs.view(-1, 1, 1))
+            self.out.bias.copy_(outputs.repeat_interleave(self.members).view(-1, 1, 1))
+
+    def cut(self, members: int) -> Towers:
+        """The towers of the first members only."""
+        smaller = copy.deepcopy(self)
+        smaller.members = members
+        groups = torch.arange(self.tasks * self.members).view(self.tasks, self.members)
+        kept = groups[:, :members].flatten()
+        for parameter in smaller.parameters():
+            parameter.data = parameter.data[kept]
+        return smaller
 
     def forward(self, x: Tensor) -> Tensor:
-        """Map ``(tasks, batch, in)`` to one number per row and task, ``(batch, tasks)``."""
-        return self.out(self.hidden(x)).squeeze(-1).transpose(0, 1)
+        """Map ``(tasks, members * batch, in)`` to numbers ``(members, batch, tasks)``."""
+        groups = x.reshape(self.tasks * self.members, -1, x.shape[-1])  # (groups, batch, in)
+        numbers = self.out(self.hidden(groups))  # (groups, batch, 1)
+        return numbers.view(self.tasks, self.members, -1).permute(1, 2, 0)

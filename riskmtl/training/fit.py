@@ -11,14 +11,13 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pytorch_lightning as pl
 import torch
 from numpy.typing import NDArray
 from pytorch_lightning.callbacks import EarlyStopping, ModelCheckpoint
-from torch import nn
 
 from riskmtl.networks import IndependentNetworks, Network, NetworkConfig
 from riskmtl.training.batches import TensorBatches
@@ -53,8 +52,8 @@ class TrainingConfig:
     monitor : {"log_loss_skill", "average_precision", "roc_auc"}
         What chooses the best epoch.
     device : {"auto", "cpu", "cuda"}
-    precision : {"32", "bf16"}
-        ``"bf16"``: automatic mixed precision.
+    precision : {"auto", "32", "bf16"}
+        ``"bf16"``: automatic mixed precision; see :func:`resolve_precision`.
     compile : bool
         Whether to compile the network.
     seed : int
@@ -102,7 +101,7 @@ class Trained:
         Wall time.
     """
 
-    network: nn.Module
+    network: Network | IndependentNetworks
     history: list[dict[str, Any]]
     best_epoch: int
     seconds: float
@@ -169,7 +168,7 @@ def _train_one(
         validation = rows
     with torch.random.fork_rng(), _quiet_lightning():
         torch.manual_seed(config.seed)
-        network = Network(cardinalities, len(plan.names), shape)
+        network = Network(cardinalities, len(plan.names), shape, regression=plan.regression)
         network.embedding.fit(rows.x)
         network.towers.start_at(_base_outputs(rows.y, plan))
         batches = TensorBatches(
@@ -189,7 +188,7 @@ def _train_one(
             TensorBatches(*_tensors(validation, device), size=_VALIDATION_BATCH),
             ckpt_path=_checkpoint(shape, plan, config, rows, validation),
         )
-        trained = Network(cardinalities, len(plan.names), shape)
+        trained = Network(cardinalities, len(plan.names), shape, regression=plan.regression)
         trained.load_state_dict(best.weights)
     seconds = time.perf_counter() - started
     return Trained(trained.eval(), module.history, best.epoch, seconds)
@@ -231,7 +230,7 @@ def _trainer(
         "accelerator": "gpu" if device.type == "cuda" else "cpu",
         "devices": 1,
         "max_epochs": config.epochs,
-        "precision": "bf16-mixed" if config.precision == "bf16" else "32-true",
+        "precision": resolve_precision(config.precision, device),
         "gradient_clip_val": config.clip,
         "logger": config.logger if config.logger is not None else False,
         "log_every_n_steps": min(50, steps),
@@ -288,6 +287,33 @@ def resolve_device(name: str) -> torch.device:
     if name == "cuda" and not torch.cuda.is_available():
         raise ValueError("device='cuda' was asked for, but torch sees no CUDA device")
     return torch.device(name)
+
+
+def resolve_precision(name: str, device: torch.device) -> Literal["bf16-mixed", "32-true"]:
+    """
+    Turn the name of a precision into Lightning's.
+
+    Parameters
+    ----------
+    name : {"auto", "32", "bf16"}
+        ``"auto"``: bfloat16 where the device multiplies it natively.
+    device : torch.device
+
+    Returns
+    -------
+    str
+    """
+    if name == "auto":
+        name = "bf16" if _multiplies_bf16(device) else "32"
+    return "bf16-mixed" if name == "bf16" else "32-true"
+
+
+def _multiplies_bf16(device: torch.device) -> bool:
+    if device.type == "cuda":
+        return torch.cuda.get_device_capability(device) >= (8, 0)
+    # Older versions of torch cannot say what the processor does.
+    abilities: dict[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()
+    return bool(abilities.get("avx512_bf16") or abilities.get("amx_bf16"))
 
 
 def _checkpoint(

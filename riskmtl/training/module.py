@@ -139,10 +139,13 @@ class MultiTaskModule(pl.LightningModule):
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Sum of the masked losses of one batch."""
         x, y, weights = batch
+        outputs = self.network(x, pooled=False)  # (members, batch, tasks)
+        members = len(outputs)
         losses = task_losses(
-            self.network(x),
-            y,
-            weights,
+            outputs.flatten(0, 1),
+            # Each member learns from every row.
+            y.repeat(members, 1),
+            None if weights is None else weights.repeat(members),
             positive_weight=self.positive_weight if self._reweights else None,
             regression=self.regression if self._has_regression else None,
         )

@@ -16,7 +16,7 @@ from riskmtl.model import RiskModel
 
 def evaluate_model(model: RiskModel, table: Any) -> pl.DataFrame:
     """
-    Evaluate a model and its challenger on the same labelled rows.
+    Evaluate a model, its parts if it is a blend, and its challenger on the same labelled rows.
 
     Parameters
     ----------
@@ -28,7 +28,7 @@ def evaluate_model(model: RiskModel, table: Any) -> pl.DataFrame:
     Returns
     -------
     polars.DataFrame
-        One row per task and model: ``task``, ``model`` (``network``, ``lightgbm`` or
+        One row per task and model: ``task``, ``model`` (``blend``, ``network``, ``lightgbm`` or
         ``logistic``), and the columns of :func:`riskmtl.metrics.evaluate`.
 
     Raises
@@ -42,12 +42,14 @@ def evaluate_model(model: RiskModel, table: Any) -> pl.DataFrame:
     labels = model.schema.labels(frame).select(model.tasks).cast(pl.Float64)
     observed = labels.fill_null(float("nan")).to_numpy()
     weights = model.schema.weights(frame)
+    contenders = {model.kind: model, **model.parts()}
+    if model.challenger is not None:
+        contenders[model.challenger.kind] = model.challenger
     tables = []
-    for contender in (model, model.challenger):
-        if contender is not None:
-            scores = contender.probabilities(contender.encode(frame))
-            figures = evaluate(observed, scores, model.tasks, weights)
-            tables.append(figures.insert_column(1, pl.lit(contender.scorer.name).alias("model")))
+    for kind, contender in contenders.items():
+        scores = contender.probabilities(contender.encode(frame))
+        figures = evaluate(observed, scores, model.tasks, weights)
+        tables.append(figures.insert_column(1, pl.lit(kind).alias("model")))
     order = pl.Enum(model.tasks)
     return pl.concat(tables).sort(pl.col("task").cast(order), maintain_order=True)
 

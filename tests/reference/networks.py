@@ -140,13 +140,13 @@ def mixture(scores: Sequence[Tensor], experts: Sequence[Tensor]) -> Tensor:
     return sum(score.exp() / total * expert for score, expert in zip(scores, experts, strict=True))
 
 
-def towers(network: Towers, representations: Sequence[Tensor]) -> Tensor:
-    return torch.cat(
-        [
-            linear(network.out, task, mlp(network.hidden, task, representation))
-            for task, representation in enumerate(representations)
-        ]
-    )
+def towers(network: Towers, representations: Sequence[Tensor], member: int = 0) -> Tensor:
+    """The towers of one member, a task at a time."""
+    numbers = []
+    for task, representation in enumerate(representations):
+        group = task * network.members + member
+        numbers.append(linear(network.out, group, mlp(network.hidden, group, representation)))
+    return torch.cat(numbers)
 
 
 # --- Trunks: a row in, one representation per task out --------------------------------------------
@@ -216,11 +216,50 @@ TRUNKS = {
 }
 
 
-def network(
+# --- Members --------------------------------------------------------------------------------------
+
+
+def members(
     module: Network, cardinalities: Sequence[int], tasks: int, config: NetworkConfig, row: Tensor
-) -> Tensor:
+) -> list[Tensor]:
+    """Gorishniy et al. 2025, TabM-mini: each member scales the embedded row and has own towers."""
     embedded = features(module.embedding, cardinalities, row)
-    return towers(module.towers, TRUNKS[config.network](module.trunk, tasks, config, embedded))
+    answers = []
+    for member in range(config.members):
+        scaled = embedded
+        if module.members is not None:
+            scaled = embedded * module.members.scale[member, 0]
+        representations = TRUNKS[config.network](module.trunk, tasks, config, scaled)
+        answers.append(towers(module.towers, representations, member))
+    return answers
+
+
+def pooled(answers: Sequence[Tensor], regression: Sequence[bool]) -> Tensor:
+    """One task at a time: the mean prediction, or the log-odds of the mean probability."""
+    numbers = []
+    for task, predicts_number in enumerate(regression):
+        said = [answer[task] for answer in answers]
+        if predicts_number:
+            numbers.append(sum(said) / len(said))
+        elif len(said) == 1:
+            numbers.append(said[0])
+        else:
+            event = sum(1 / (1 + torch.exp(-number)) for number in said) / len(said)
+            other = sum(1 / (1 + torch.exp(number)) for number in said) / len(said)
+            numbers.append(event.log() - other.log())
+    return torch.stack(numbers)
+
+
+def network(
+    module: Network,
+    cardinalities: Sequence[int],
+    tasks: int,
+    config: NetworkConfig,
+    row: Tensor,
+    regression: Sequence[bool] | None = None,
+) -> Tensor:
+    answers = members(module, cardinalities, tasks, config, row)
+    return pooled(answers, regression or [False] * tasks)
 
 
 # --- Loss -----------------------------------------------------------------------------------------
