@@ -36,6 +36,7 @@ from riskmtl.blending import blend_weight
 from riskmtl.files import replacing
 from riskmtl.metrics import evaluate
 from riskmtl.model import sigmoid
+from riskmtl.sizing import Sizes
 from riskmtl.validation.comparison import auc_difference, bootstrap_differences, holm
 
 # In the order of their importance: what is first is measured first.
@@ -107,7 +108,7 @@ def _jobs(options: argparse.Namespace) -> Iterator[tuple[str, int, str, int]]:
             seeds = min(options.seeds, 3) if table in LARGE else options.seeds
             # A logistic regression does not depend on the seed.
             for seed in range(1 if model == "logistic" else seeds):
-                if _is_of_its_own(table, model):
+                if _is_of_its_own(table, model, options.data):
                     yield table, 0, model, seed
     for table in options.tables:
         if splits_at_random(table):
@@ -117,10 +118,12 @@ def _jobs(options: argparse.Namespace) -> Iterator[tuple[str, int, str, int]]:
                         yield table, split, model, 0
 
 
-def _is_of_its_own(table: str, model: str) -> bool:
+def _is_of_its_own(table: str, model: str, folder: Path) -> bool:
     """Whether a model differs from the others: the default is some network, too."""
     if model == MultiTaskClassifier().network:
         return False
+    if model == "one_member":
+        return Sizes.make(read_parts(table, folder).train.height).members > 1
     return model != "single_task" or len(schema_of(table).tasks) > 1
 
 

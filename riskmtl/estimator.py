@@ -38,9 +38,10 @@ _COUNTS = (
     "embedding_dim",
     "bins",
     "levels",
-    "epochs",
     "patience",
 )
+# Counts that follow from the number of rows where they are "auto".
+_AUTOMATIC = ("members", "experts", "task_experts", "shared_experts", "batch_size", "epochs")
 _SHARES = ("dropout", "embedding_dropout")
 _UNITS = ("expert_units", "shared_units", "tower_units")
 
@@ -64,19 +65,22 @@ class MultiTaskClassifier(MultiTaskEstimator):
     numeric_embedding : {"piecewise_linear", "periodic", "standardize"}
     members : int or "auto"
         Weight-sharing members whose probabilities are averaged; training and scoring take about
-        so many times as long. ``"auto"``: 8, and 1 from 150,000 rows.
+        so many times as long. ``"auto"``: 8, and 1 from 50,000 rows.
     embedding_dim : int
         Numbers per embedded feature.
     bins : int
         Bins of the piecewise-linear embedding.
     experts : int or "auto"
-        Experts of MMoE. ``"auto"``: 4, and 8 from 150,000 rows.
+        Experts of MMoE. ``"auto"``: 4, and 8 from 50,000 rows.
     task_experts, shared_experts : int or "auto"
-        Own experts per task and shared ones of PLE. ``"auto"``: 1, and 2 from 150,000 rows.
+        Own experts per task and shared ones of PLE. ``"auto"``: 1, and 2 from 50,000 rows.
     levels : int
         Levels of PLE.
     expert_units, shared_units, tower_units : sequence of int
         Layers of an expert, of the shared bottom, of a tower.
+    linear_path : bool
+        Whether a linear path leads from the embedded features to each head, beside the trunk; for
+        outcomes that are nearly additive in the columns.
     dropout, embedding_dropout : float
         In experts and towers; on the embedded features.
     learning_rate : float or "auto"
@@ -85,8 +89,10 @@ class MultiTaskClassifier(MultiTaskEstimator):
     weight_decay : float
     batch_size : int or "auto"
         ``"auto"``: 128 below 10,000 rows, 256 below 50,000, 512 below 150,000, else 1024.
-    epochs, patience : int
-        Most epochs, and epochs without improvement after which training stops.
+    epochs : int or "auto"
+        Most epochs. ``"auto"``: 10 below 50,000 rows, 8 below 150,000, else 6.
+    patience : int
+        Epochs without improvement after which training stops.
     clip : float
         Largest norm of the gradient.
     monitor : {"log_loss_skill", "average_precision", "roc_auc"}
@@ -176,12 +182,13 @@ class MultiTaskClassifier(MultiTaskEstimator):
         expert_units: Sequence[int] = (128, 64),
         shared_units: Sequence[int] = (256, 128),
         tower_units: Sequence[int] = (32,),
+        linear_path: bool = False,
         dropout: float = 0.3,
         embedding_dropout: float = 0.0,
         learning_rate: float | str = "auto",
         weight_decay: float = 1e-2,
         batch_size: int | str = "auto",
-        epochs: int = 10,
+        epochs: int | str = "auto",
         patience: int = 4,
         clip: float = 1.0,
         monitor: str = "log_loss_skill",
@@ -217,6 +224,7 @@ class MultiTaskClassifier(MultiTaskEstimator):
         self.expert_units = expert_units
         self.shared_units = shared_units
         self.tower_units = tower_units
+        self.linear_path = linear_path
         self.dropout = dropout
         self.embedding_dropout = embedding_dropout
         self.learning_rate = learning_rate
@@ -252,9 +260,11 @@ class MultiTaskClassifier(MultiTaskEstimator):
             raise ValueError(unknown_name("challenger", self.challenger, _CHALLENGERS))
         if self.challenger is not None:
             self._beside()._check_parameters()
+        if not isinstance(self.linear_path, (bool, np.bool_)):
+            raise ValueError(f"linear_path must be true or false, got {self.linear_path!r}")
         for name in _COUNTS:
             _require_count(name, getattr(self, name))
-        for name in ("members", "experts", "task_experts", "shared_experts", "batch_size"):
+        for name in _AUTOMATIC:
             if getattr(self, name) != "auto":
                 _require_count(name, getattr(self, name))
         for name in _UNITS:
@@ -410,6 +420,7 @@ class MultiTaskClassifier(MultiTaskEstimator):
             expert_units=tuple(self.expert_units),
             shared_units=tuple(self.shared_units),
             tower_units=tuple(self.tower_units),
+            linear_path=bool(self.linear_path),
             dropout=self.dropout,
             embedding_dropout=self.embedding_dropout,
         )
@@ -417,10 +428,11 @@ class MultiTaskClassifier(MultiTaskEstimator):
     def _training(self, rows: int, seed: int) -> TrainingConfig:
         from riskmtl.training.fit import TrainingConfig
 
-        batch = _chosen(self.batch_size, Sizes.make(rows).batch_size)
+        sizes = Sizes.make(rows)
+        batch = _chosen(self.batch_size, sizes.batch_size)
         rate = learning_rate(batch) if self.learning_rate == "auto" else float(self.learning_rate)
         return TrainingConfig(
-            epochs=self.epochs,
+            epochs=_chosen(self.epochs, sizes.epochs),
             patience=self.patience,
             batch_size=batch,
             learning_rate=rate,

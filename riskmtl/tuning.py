@@ -236,7 +236,8 @@ def _search(
     automatic = {"learning_rate": rate, "members": model._shape(rows).members}
     defaults |= {name: value for name, value in automatic.items() if name in space}
     units = {name: getattr(model, name) for name in _UNITS}
-    return _Search(train, validation, schema, settings, rate, model.epochs, units, space, defaults)
+    epochs = model._training(rows, seed=0).epochs
+    return _Search(train, validation, schema, settings, rate, epochs, units, space, defaults)
 
 
 def _space(

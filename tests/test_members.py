@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -168,7 +169,7 @@ def test_a_regression_too_large_for_a_logit_is_averaged() -> None:
 
 @pytest.mark.parametrize("trunk", JOINT)
 def test_one_member_is_a_network_without_members(trunk: str) -> None:
-    shape = shape_of(trunk, 1, dropout=0.2)
+    shape = replace(shape_of(trunk, 1, dropout=0.2), linear_path=False)
     torch.manual_seed(3)
     embedding = FeatureEmbedding(MIXED, numeric="piecewise_linear", width=3, bins=4)
     body = TRUNKS[trunk](embedding.out_features, 3, shape)

@@ -52,6 +52,7 @@ configs = st.builds(
     expert_units=units,
     shared_units=units,
     tower_units=st.just(()) | units,
+    linear_path=st.booleans(),
 )
 columns = st.lists(st.sampled_from([0, 0, 3, 5]), min_size=1, max_size=4)
 kinds = st.lists(st.booleans(), min_size=1, max_size=4)  # whether each head predicts a number
@@ -384,7 +385,9 @@ def test_values_outside_the_training_range_equal_the_nearest_end(
     for end, beyond in ((low, low - 1), (low, -1e30), (high, high + 1), (high, 1e30)):
         at_end, outside = embed(embedding, end, beyond)
         assert torch.equal(at_end, outside)
-    assert not torch.equal(embed(embedding, low), embed(embedding, high))
+    # A spread that float32 cannot divide by is none.
+    if np.std(values) > 1e-30:
+        assert not torch.equal(embed(embedding, low), embed(embedding, high))
 
 
 @pytest.mark.parametrize("numeric", NUMERIC_EMBEDDINGS)
@@ -591,7 +594,9 @@ class OwnBottoms(nn.Module):
 
 def test_a_new_trunk_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(TRUNKS, "own_bottoms", OwnBottoms)
-    network = network_of(NetworkConfig(network="own_bottoms", shared_units=(7,)), tasks=2)
+    network = network_of(
+        NetworkConfig(network="own_bottoms", shared_units=(7,), linear_path=False), tasks=2
+    )
     x = torch.from_numpy(rows_like(MIXED, 5)).double()
     outputs = network(x)
     expected = loops.for_each_row(

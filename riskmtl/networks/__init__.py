@@ -1,10 +1,11 @@
 """
 Networks over encoded features: tensors in, one logit per head out.
 
-A network is an embedding, a trunk and a tower per task. The trunk is what tells one way of sharing
-from another: it maps ``(batch, in)`` to a representation per task, ``(tasks, batch, out)``. A new
-one is a file with such a module and a line in :data:`TRUNKS`. Members of a network pass through the
-trunk as further rows, so it knows nothing of them.
+A network is an embedding, a trunk and a tower per task, and beside these, if asked for, a linear
+path from the embedding to each head. The trunk is what tells one way of sharing from another: it
+maps ``(batch, in)`` to a representation per task, ``(tasks, batch, out)``. A new one is a file with
+such a module and a line in :data:`TRUNKS`. Members of a network pass through the trunk as further
+rows, so it knows nothing of them.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from torch import Tensor, nn
 
 from riskmtl.networks.config import NetworkConfig
 from riskmtl.networks.embedding import NUMERIC_EMBEDDINGS, FeatureEmbedding
-from riskmtl.networks.layers import Towers
+from riskmtl.networks.layers import LinearPath, Towers
 from riskmtl.networks.members import MemberScalings, pool_members
 from riskmtl.networks.mmoe import MMoE
 from riskmtl.networks.ple import PLE
@@ -35,7 +36,7 @@ TRUNKS: dict[str, Callable[[int, int, NetworkConfig], nn.Module]] = {
 
 class Network(nn.Module):
     """
-    Embedding, trunk and towers.
+    Embedding, trunk and towers, and perhaps a linear path past the two.
 
     Parameters
     ----------
@@ -81,6 +82,7 @@ class Network(nn.Module):
         self.trunk = TRUNKS[config.network](width, tasks, config)
         assert isinstance(self.trunk.out_features, int)
         width = self.trunk.out_features
+        self.linear = LinearPath(self.embedding.out_features, tasks) if config.linear_path else None
         self.towers = Towers(
             tasks, width, config.tower_units, members=config.members, dropout=config.dropout
         )
@@ -99,10 +101,13 @@ class Network(nn.Module):
         -------
         Tensor of shape (batch, tasks), or (members, batch, tasks) if not pooled
         """
-        x = self.embedding(x)
-        if self.members is not None:
-            x = self.members(x)  # (members * batch, in)
-        outputs = self.towers(self.trunk(x))  # (members, batch, tasks)
+        embedded = self.embedding(x)
+        # (members * batch, in)
+        rows = embedded if self.members is None else self.members(embedded)
+        # (members, batch, tasks)
+        outputs = self.towers(self.trunk(rows))
+        if self.linear is not None:
+            outputs = outputs + self.linear(embedded)
         return pool_members(outputs, self.regression) if pooled else outputs
 
     def cut(self, members: int) -> Network:

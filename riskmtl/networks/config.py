@@ -37,6 +37,8 @@ class NetworkConfig:
         Layers of the shared bottom.
     tower_units : tuple of int
         Hidden layers of a tower.
+    linear_path : bool
+        Whether a linear path leads from the embedded features to each head.
     dropout : float
         Dropout in experts, shared body and towers.
     embedding_dropout : float
@@ -56,6 +58,7 @@ class NetworkConfig:
     expert_units: tuple[int, ...] = (128, 64)
     shared_units: tuple[int, ...] = (256, 128)
     tower_units: tuple[int, ...] = (32,)
+    linear_path: bool = False
     dropout: float = 0.3
     embedding_dropout: float = 0.0
 

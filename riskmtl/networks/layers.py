@@ -138,6 +138,27 @@ def mix(weights: Tensor, experts: Tensor) -> Tensor:
     return torch.bmm(weights.transpose(0, 1), experts.transpose(0, 1)).transpose(0, 1)
 
 
+class LinearPath(nn.Linear):
+    r"""
+    A number per task straight from the embedded features: :math:`y = V x`.
+
+    What is additive in the columns is easy to learn here: with the embedding of each column this
+    is a generalised additive model, which trunk and towers correct (the wide part of Cheng et al.
+    2016). It starts at zero; all members share it, past their scalings.
+
+    Parameters
+    ----------
+    in_features, tasks : int
+    """
+
+    def __init__(self, in_features: int, tasks: int) -> None:
+        super().__init__(in_features, tasks, bias=False)
+
+    def reset_parameters(self) -> None:
+        """Start at zero."""
+        nn.init.zeros_(self.weight)
+
+
 class Towers(nn.Module):
     """
     One small network per task and member on top of its representation, ending in one number.

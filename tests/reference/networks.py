@@ -230,7 +230,10 @@ def members(
         if module.members is not None:
             scaled = embedded * module.members.scale[member, 0]
         representations = TRUNKS[config.network](module.trunk, tasks, config, scaled)
-        answers.append(towers(module.towers, representations, member))
+        answer = towers(module.towers, representations, member)
+        if module.linear is not None:
+            answer = answer + torch.stack([line @ embedded for line in module.linear.weight])
+        answers.append(answer)
     return answers
 
 
