@@ -95,8 +95,8 @@ def tune(
     """
     Search parameters of :class:`riskmtl.MultiTaskClassifier` for the best validation score.
 
-    Searched are the network, its width, its members, the learning rate, dropout, dropout on the
-    embedded features, and a weight per task where there are several. Trials that fall behind the
+    Searched are the network, its width, its members, the linear path, the learning rate, dropout,
+    dropout on the embedded features, and a weight per task where there are several. Trials that fall behind the
     median of the earlier ones are cut short, but for those of independent networks.
 
     Parameters
@@ -249,6 +249,7 @@ def _space(
             [name for name in TRUNKS if len(tasks) > 1 or name != "single_task"]
         ),
         "members": CategoricalDistribution([1, 2, 4, 8]),
+        "linear_path": CategoricalDistribution([False, True]),
         "learning_rate": FloatDistribution(0.3 * rate, 3 * rate, log=True),
         "dropout": FloatDistribution(0.0, 0.5),
         "embedding_dropout": FloatDistribution(0.0, 0.3),

@@ -141,7 +141,7 @@ def test_fixed_parameters_are_not_searched(
     tuned = search(trials=3, fixed=fixed)
     assert tuned.trials.columns == [
         *("number", "state", "score", "epochs", "seconds", "error"),
-        *("learning_rate", "embedding_dropout"),
+        *("linear_path", "learning_rate", "embedding_dropout"),
     ]
     assert fixed.items() <= tuned.parameters.items()
     # The challenger is for the training to come: no trial needs one.
@@ -163,6 +163,7 @@ def test_what_is_searched(search: Callable[..., Tuned], monkeypatch: pytest.Monk
         *("ple", "mmoe", "shared_bottom", "single_task"),
     }
     assert {parameters["members"] for parameters in tried} == {1, 2, 4, 8}
+    assert {parameters["linear_path"] for parameters in tried} == {False, True}
     automatic = tuned.trials["learning_rate"][0]
     for parameters, row in zip(tried, tuned.trials.iter_rows(named=True), strict=True):
         assert parameters["expert_units"] == [round(n * row["width"]) for n in (128, 64)]
@@ -445,7 +446,10 @@ def test_a_mistake_is_named_before_any_trial(
 def test_something_must_be_left_to_search(
     search: Callable[..., Tuned], rows: tuple[Frame, Frame]
 ) -> None:
-    rest = {"learning_rate": 0.01, "dropout": 0, "embedding_dropout": 0, "task_weights": {}}
+    rest = {
+        **{"learning_rate": 0.01, "dropout": 0, "embedding_dropout": 0},
+        **{"linear_path": False, "task_weights": {}},
+    }
     with pytest.raises(ValueError, match="leaves no parameter to search"):
         search(fixed={**QUICK, **rest})
     with pytest.raises(TypeError, match="schema must be a DataSchema"):
