@@ -22,7 +22,7 @@ from benchmark_tables import FILES, LARGE, ROOT, Parts, add_data_option, read_pa
 from riskmtl import MultiTaskClassifier
 from riskmtl.files import replacing
 from riskmtl.metrics import log_loss_skill, roc_auc
-from riskmtl.sizing import Sizes, learning_rate
+from riskmtl.sizing import Sizes
 
 # The first is what the others are compared with; a rate is a factor on the automatic one.
 CANDIDATES: Mapping[str, Mapping[str, Any]] = {
@@ -37,7 +37,6 @@ CANDIDATES: Mapping[str, Mapping[str, Any]] = {
     "half_rate": {"rate": 0.5},
     "double_rate": {"rate": 2.0},
     "six_epochs": {"epochs": 6},
-    "ten_epochs": {"epochs": 10},
     "less_dropout": {"dropout": 0.2},
     "more_bins": {"bins": 96},
     "float32": {"precision": "32"},
@@ -68,8 +67,8 @@ def _measure(parts: Parts, parameters: Mapping[str, Any], seed: int) -> dict[str
     stops, measures = halves(parts.validation)
     given = dict(parameters)
     if "rate" in given:
-        batch = Sizes.make(parts.train.height).batch_size
-        given["learning_rate"] = given.pop("rate") * learning_rate(batch)
+        sizes = Sizes.make(parts.train.height)
+        given["learning_rate"] = given.pop("rate") * sizes.learning_rate(sizes.batch_size)
     model = MultiTaskClassifier(schema=parts.schema, random_state=seed, **given)
     started = time.perf_counter()
     model.fit(parts.train, X_val=stops)

@@ -19,7 +19,7 @@ from riskmtl.model import Head, RiskModel
 from riskmtl.networks import NUMERIC_EMBEDDINGS, TRUNKS, NetworkConfig
 from riskmtl.schema import DataSchema
 from riskmtl.scorers import NetworkScorer, Scorer
-from riskmtl.sizing import Sizes, learning_rate
+from riskmtl.sizing import Sizes
 
 if TYPE_CHECKING:
     from riskmtl.baseline import LightGBMBaseline
@@ -38,10 +38,11 @@ _COUNTS = (
     "embedding_dim",
     "bins",
     "levels",
+    "epochs",
     "patience",
 )
 # Counts that follow from the number of rows where they are "auto".
-_AUTOMATIC = ("members", "experts", "task_experts", "shared_experts", "batch_size", "epochs")
+_AUTOMATIC = ("members", "experts", "task_experts", "shared_experts", "batch_size")
 _SHARES = ("dropout", "embedding_dropout")
 _UNITS = ("expert_units", "shared_units", "tower_units")
 
@@ -71,9 +72,9 @@ class MultiTaskClassifier(MultiTaskEstimator):
     bins : int
         Bins of the piecewise-linear embedding.
     experts : int or "auto"
-        Experts of MMoE. ``"auto"``: 4, and 8 from 50,000 rows.
+        Experts of MMoE. ``"auto"``: 4, and 8 from 150,000 rows.
     task_experts, shared_experts : int or "auto"
-        Own experts per task and shared ones of PLE. ``"auto"``: 1, and 2 from 50,000 rows.
+        Own experts per task and shared ones of PLE. ``"auto"``: 1, and 2 from 150,000 rows.
     levels : int
         Levels of PLE.
     expert_units, shared_units, tower_units : sequence of int
@@ -84,15 +85,14 @@ class MultiTaskClassifier(MultiTaskEstimator):
     dropout, embedding_dropout : float
         In experts and towers; on the embedded features.
     learning_rate : float or "auto"
-        Peak of the one-cycle schedule. ``"auto"``: 0.008 at a batch of 1024, and in proportion to
-        the square root of the batch otherwise; see :mod:`riskmtl.sizing`.
+        Peak of the one-cycle schedule. ``"auto"``: 0.008 below 50,000 rows, 0.002 below 150,000,
+        else 0.004, at a batch of 1024 and in proportion to the square root of the batch; see
+        :mod:`riskmtl.sizing`.
     weight_decay : float
     batch_size : int or "auto"
         ``"auto"``: 128 below 10,000 rows, 256 below 50,000, 512 below 150,000, else 1024.
-    epochs : int or "auto"
-        Most epochs. ``"auto"``: 10 below 50,000 rows, 8 below 150,000, else 6.
-    patience : int
-        Epochs without improvement after which training stops.
+    epochs, patience : int
+        Most epochs, and epochs without improvement after which training stops.
     clip : float
         Largest norm of the gradient.
     monitor : {"log_loss_skill", "average_precision", "roc_auc"}
@@ -188,7 +188,7 @@ class MultiTaskClassifier(MultiTaskEstimator):
         learning_rate: float | str = "auto",
         weight_decay: float = 1e-2,
         batch_size: int | str = "auto",
-        epochs: int | str = "auto",
+        epochs: int = 10,
         patience: int = 4,
         clip: float = 1.0,
         monitor: str = "log_loss_skill",
@@ -430,12 +430,12 @@ class MultiTaskClassifier(MultiTaskEstimator):
 
         sizes = Sizes.make(rows)
         batch = _chosen(self.batch_size, sizes.batch_size)
-        rate = learning_rate(batch) if self.learning_rate == "auto" else float(self.learning_rate)
+        rate = self.learning_rate
         return TrainingConfig(
-            epochs=_chosen(self.epochs, sizes.epochs),
+            epochs=self.epochs,
             patience=self.patience,
             batch_size=batch,
-            learning_rate=rate,
+            learning_rate=sizes.learning_rate(batch) if rate == "auto" else float(rate),
             weight_decay=self.weight_decay,
             clip=self.clip,
             monitor=self.monitor,

@@ -96,8 +96,8 @@ def tune(
     Search parameters of :class:`riskmtl.MultiTaskClassifier` for the best validation score.
 
     Searched are the network, its width, its members, the linear path, the learning rate, dropout,
-    dropout on the embedded features, and a weight per task where there are several. Trials that fall behind the
-    median of the earlier ones are cut short, but for those of independent networks.
+    dropout on the embedded features, and a weight per task where there are several. Trials that
+    fall behind the median of the earlier ones are cut short, but for those of independent networks.
 
     Parameters
     ----------
@@ -236,8 +236,7 @@ def _search(
     automatic = {"learning_rate": rate, "members": model._shape(rows).members}
     defaults |= {name: value for name, value in automatic.items() if name in space}
     units = {name: getattr(model, name) for name in _UNITS}
-    epochs = model._training(rows, seed=0).epochs
-    return _Search(train, validation, schema, settings, rate, epochs, units, space, defaults)
+    return _Search(train, validation, schema, settings, rate, model.epochs, units, space, defaults)
 
 
 def _space(
