@@ -99,7 +99,9 @@ class MultiTaskClassifier(MultiTaskEstimator):
         Validation metric, averaged over the heads, that chooses the best epoch. Rank metrics of
         few events jump about; see :func:`riskmtl.metrics.log_loss_skill`.
     task_weights : mapping of str to float, optional
-        Factor on a task's loss; 1 where not given.
+        Factor on a task's loss. Where not given: its observed rows over those of the task that has
+        most, so that each observed label counts alike, and a head with few of them learns from the
+        shared part instead of disturbing it.
     event_weight : "balanced" or mapping of str to float, optional
         Factor on the events of each task; the log-odds are corrected for it, so that
         probabilities stay right.
@@ -453,12 +455,14 @@ class MultiTaskClassifier(MultiTaskEstimator):
     def _plan(self, data: Prepared, names: list[str]) -> TaskPlan:
         from riskmtl.training.rows import TaskPlan
 
-        weights = _per_task("task_weights", self.task_weights, names)
+        observed = (~np.isnan(data.rows.y)).mean(axis=0)
+        shares = [float(share) for share in observed / observed.max()]
+        weights = _per_task("task_weights", self.task_weights, names, shares)
         if self.event_weight == "balanced":
             factors = [_balance(data.rows.y[:, i]) for i in range(len(names))]
         else:
             assert not isinstance(self.event_weight, str)
-            factors = _per_task("event_weight", self.event_weight, names)
+            factors = _per_task("event_weight", self.event_weight, names, [1.0] * len(names))
         is_regression = tuple(task.kind == "regression" for task in data.tasks)
         return TaskPlan(
             names=tuple(names),
@@ -502,13 +506,18 @@ def _balance(labels: NDArray[np.float32]) -> float:
     return (len(seen) - events) / events if 0 < events < len(seen) else 1.0
 
 
-def _per_task(name: str, given: Mapping[str, float] | None, tasks: Sequence[str]) -> list[float]:
+def _per_task(
+    name: str,
+    given: Mapping[str, float] | None,
+    tasks: Sequence[str],
+    automatic: Sequence[float],
+) -> list[float]:
     values = _mapping(name, given)
     for task, value in values.items():
         if task not in tasks:
             raise ValueError(f"{name}: {unknown_name('task', task, tasks)}")
         _require_positive(f"{name} of {task!r}", value)
-    return [float(values.get(task, 1.0)) for task in tasks]
+    return [float(values.get(t, value)) for t, value in zip(tasks, automatic, strict=True)]
 
 
 def _mapping(name: str, given: Any) -> dict[str, Any]:

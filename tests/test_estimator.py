@@ -444,3 +444,22 @@ def test_an_estimator_that_is_not_fitted_says_so() -> None:
     for method in ("predict_proba", "predict", "decision_function", "predict_frame"):
         with pytest.raises(NotFittedError):
             getattr(small(), method)(X)
+
+
+def test_a_task_weighs_as_much_as_it_is_observed(monkeypatch: pytest.MonkeyPatch) -> None:
+    from riskmtl.training import fit as training
+
+    plans = []
+    train = training.train
+
+    def noted(shape: Any, cardinalities: Any, plan: Any, *rest: Any) -> Any:
+        plans.append(plan)
+        return train(shape, cardinalities, plan, *rest)
+
+    monkeypatch.setattr(training, "train", noted)
+    rows = pl.DataFrame({"x": [float(i % 7) for i in range(80)]})
+    few = pl.DataFrame({"often": [0, 1] * 40, "seldom": [0, 1] * 10 + [None] * 60})
+    small(epochs=1).fit(rows, few)
+    small(epochs=1, task_weights={"seldom": 3.0}).fit(rows, few)
+    assert plans[0].weights == pytest.approx((1.0, 0.25))
+    assert plans[1].weights == pytest.approx((1.0, 3.0))
