@@ -88,7 +88,7 @@ def main() -> None:
             **record,
         }
         _write(results, path)
-    results["comparisons"] = _comparisons(results["fits"], options)
+    results["comparisons"] = _comparisons(results, options)
     _write(results, path)
     with replacing(options.out / "accuracy.md") as scratch:
         scratch.write_text(benchmark_page.as_page(results))
@@ -190,10 +190,11 @@ def _best(parts: Parts) -> list[dict[str, Any]]:
 # ---- who is better -------------------------------------------------------------------------------
 
 
-def _comparisons(fits: dict[str, Any], options: argparse.Namespace) -> list[dict[str, Any]]:
-    """Differences on the fixed splits of those pairs of models whose scores are here."""
-    found = []
-    for table in FILES:
+def _comparisons(results: dict[str, Any], options: argparse.Namespace) -> list[dict[str, Any]]:
+    """Differences on the fixed splits: anew where the scores are here, else as they were."""
+    fits = results["fits"]
+    found = {_place(c): c for c in results["comparisons"]}
+    for table in options.tables:
         runs = {(f["model"], f["seed"]) for f in fits.values() if _is_fixed(f, table)}
         if not runs:
             continue
@@ -215,18 +216,31 @@ def _comparisons(fits: dict[str, Any], options: argparse.Namespace) -> list[dict
             for position, task in enumerate(parts.tasks):
                 y, a, b = labels[:, position], ours[:, :, position], theirs[:, :, position]
                 for difference in (auc_difference(y, a, b), *bootstrap_differences(y, a, b)):
-                    found.append(
-                        {
-                            "table": table,
-                            "task": task,
-                            "events": int(np.nansum(y)),
-                            "first_model": first,
-                            "second_model": second,
-                            **difference.to_dict(),
-                        }
-                    )
-    _adjust(found)
-    return found
+                    comparison = {
+                        "table": table,
+                        "task": task,
+                        "events": int(np.nansum(y)),
+                        "first_model": first,
+                        "second_model": second,
+                        **difference.to_dict(),
+                    }
+                    found[_place(comparison)] = comparison
+    # In the page's order, whatever the order of measuring.
+    pairs, tables = list(PAIRS), list(FILES)
+    comparisons = sorted(
+        found.values(),
+        key=lambda c: (
+            pairs.index((c["first_model"], c["second_model"])),
+            tables.index(c["table"]),
+        ),
+    )
+    _adjust(comparisons)
+    return comparisons
+
+
+def _place(comparison: dict[str, Any]) -> tuple[str, ...]:
+    names = ("table", "task", "first_model", "second_model", "metric")
+    return tuple(comparison[name] for name in names)
 
 
 def _is_fixed(fit: dict[str, Any], table: str) -> bool:

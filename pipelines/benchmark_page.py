@@ -127,7 +127,8 @@ def _differences(comparisons: Sequence[Record]) -> list[str]:
     lines = [
         "Difference of the first to the second, with a 95 % interval: AUC by DeLong, with the",
         "variance between seeds added; the others by a paired bootstrap, stratified by outcome and",
-        "over the seeds. Bold: p < 0.05 after Holm over all heads.",
+        "over the seeds. With several seeds the intervals err on the wide side. Bold: p < 0.05",
+        "after Holm over all heads.",
         "",
         "| table | head | events | pair | " + " | ".join(TITLES.values()) + " |",
         "|---|---|---|---|" + "---|" * len(TITLES),

@@ -96,8 +96,9 @@ def tune(
     Search parameters of :class:`riskmtl.MultiTaskClassifier` for the best validation score.
 
     Searched are the network, its width, its members, the linear path, the learning rate, dropout,
-    dropout on the embedded features, and a weight per task where there are several. Trials that
-    fall behind the median of the earlier ones are cut short, but for those of independent networks.
+    dropout on the embedded features, and where there are several tasks a factor on the automatic
+    weight of each. Trials that fall behind the median of the earlier ones are cut short, but for
+    those of independent networks.
 
     Parameters
     ----------
@@ -178,6 +179,7 @@ class _Search:
     units: Mapping[str, Sequence[int]]
     space: Mapping[str, BaseDistribution]
     defaults: Mapping[str, Any]
+    observed: Mapping[str, float]
 
     def parameters(self, drawn: Mapping[str, Any]) -> dict[str, Any]:
         """Parameters of the estimator for what a trial drew."""
@@ -188,8 +190,11 @@ class _Search:
             for name, units in self.units.items():
                 found[name] = [max(1, round(unit * width)) for unit in units]
         names = [task.name for task in self.schema.tasks if _weight_of(task.name) in found]
-        if names:
-            found["task_weights"] = {name: found.pop(_weight_of(name)) for name in names}
+        factors = {name: found.pop(_weight_of(name)) for name in names}
+        if any(factor != 1 for factor in factors.values()):
+            found["task_weights"] = {
+                name: _short(factor * self.observed[name]) for name, factor in factors.items()
+            }
         return {**self.settings, **found}
 
     def score(self, drawn: Mapping[str, Any], report: Callable[[int, float], None]) -> float:
@@ -230,13 +235,27 @@ def _search(
     space = _space([task.name for task in schema.tasks], rate, settings)
     if not space:
         raise ValueError("fixed: leaves no parameter to search, fix fewer")
-    # The width and the tasks' weights are factors.
+    # The width and the tasks' weights are factors; of 1, the weights stay automatic.
     defaults = {name: getattr(model, name, 1.0) for name in space}
     # What is automatic has a value by now.
     automatic = {"learning_rate": rate, "members": model._shape(rows).members}
     defaults |= {name: value for name, value in automatic.items() if name in space}
     units = {name: getattr(model, name) for name in _UNITS}
-    return _Search(train, validation, schema, settings, rate, model.epochs, units, space, defaults)
+    labels = schema.labels(train)
+    counts = {task.name: labels[task.name].count() for task in schema.tasks}
+    observed = {name: count / max(1, *counts.values()) for name, count in counts.items()}
+    return _Search(
+        train,
+        validation,
+        schema,
+        settings,
+        rate,
+        model.epochs,
+        units,
+        space,
+        defaults,
+        observed,
+    )
 
 
 def _space(

@@ -151,8 +151,11 @@ def test_fixed_parameters_are_not_searched(
 
 def test_what_is_searched(search: Callable[..., Tuned], monkeypatch: pytest.MonkeyPatch) -> None:
     tried: list[dict[str, Any]] = []
+    observed: dict[str, float] = {}
 
-    def fit(self: MultiTaskClassifier, *_: Any, **__: Any) -> MultiTaskClassifier:
+    def fit(self: MultiTaskClassifier, X: Any, **_: Any) -> MultiTaskClassifier:
+        counts = {task: self.schema.labels(X)[task].count() for task in ("default", "fraud")}
+        observed.update({task: count / max(counts.values()) for task, count in counts.items()})
         tried.append(self.get_params(deep=False))
         self.history_ = pl.DataFrame({"epoch": [0], "task": ["a"], "val_log_loss_skill": [0.5]})
         return self
@@ -169,7 +172,15 @@ def test_what_is_searched(search: Callable[..., Tuned], monkeypatch: pytest.Monk
         assert parameters["expert_units"] == [round(n * row["width"]) for n in (128, 64)]
         assert parameters["shared_units"] == [round(n * row["width"]) for n in (256, 128)]
         assert 0.3 * automatic <= row["learning_rate"] <= 3 * automatic
-        assert parameters["task_weights"].keys() == {"default", "fraud"}
+        factors = {task: row[f"task_weight_{task}"] for task in ("default", "fraud")}
+        if set(factors.values()) == {1.0}:
+            assert parameters["task_weights"] is None
+        else:
+            # Factors on what is automatic: the seldom observed task weighs less.
+            weights = parameters["task_weights"]
+            assert {task: weights[task] / factors[task] for task in factors} == pytest.approx(
+                observed, rel=0.01
+            )
         assert (parameters["challenger"], parameters["random_state"]) == (None, 0)
     widths = tuned.trials["width"]
     assert widths[0] == 1
