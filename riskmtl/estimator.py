@@ -7,7 +7,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from inspect import signature
-from typing import TYPE_CHECKING, Any, ClassVar, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Self, TypeVar
 
 import numpy as np
 import polars as pl
@@ -26,6 +26,8 @@ if TYPE_CHECKING:
     from riskmtl.training.fit import TrainingConfig
     from riskmtl.training.rows import TaskPlan
 
+_Number = TypeVar("_Number", int, float)
+
 _CHOICES: Mapping[str, Sequence[str]] = {
     "network": list(TRUNKS),
     "numeric_embedding": NUMERIC_EMBEDDINGS,
@@ -42,8 +44,15 @@ _COUNTS = (
     "patience",
 )
 # Counts that follow from the number of rows where they are "auto".
-_AUTOMATIC = ("members", "experts", "task_experts", "shared_experts", "batch_size")
-_SHARES = ("dropout", "embedding_dropout")
+_AUTOMATIC = (
+    "members",
+    "steps",
+    "experts",
+    "task_experts",
+    "shared_experts",
+    "batch_size",
+)
+_SHARES = ("dropout", "feature_dropout")
 _UNITS = ("expert_units", "shared_units", "tower_units")
 
 
@@ -66,11 +75,18 @@ class MultiTaskClassifier(MultiTaskEstimator):
     numeric_embedding : {"piecewise_linear", "periodic", "standardize"}
     members : int or "auto"
         Weight-sharing members whose probabilities are averaged; training and scoring take about
-        so many times as long. ``"auto"``: 8, and 1 from 50,000 rows.
+        so many times as long. ``"auto"``: 8, from 50,000 rows 1, and from 150,000 rows 2.
     embedding_dim : int
         Numbers per embedded feature.
     bins : int
         Bins of the piecewise-linear embedding.
+    steps : int or "auto"
+        Its steps: a numeric feature with no more distinct values has a vector for each of them.
+        ``"auto"``: one in 500 rows, at most 256; 1: none.
+    credible_rows : float
+        Training rows at which a category's vector counts half, so that one with few rows is not
+        learned by heart; 0: every vector counts whole. See
+        :func:`riskmtl.networks.embedding.credibility`.
     experts : int or "auto"
         Experts of MMoE. ``"auto"``: 4, and 8 from 150,000 rows.
     task_experts, shared_experts : int or "auto"
@@ -82,13 +98,19 @@ class MultiTaskClassifier(MultiTaskEstimator):
     linear_path : bool
         Whether a linear path leads from the embedded features to each head, beside the trunk; for
         outcomes that are nearly additive in the columns.
-    dropout, embedding_dropout : float
-        In experts and towers; on the embedded features.
+    dropout : float
+        Share of the numbers dropped in experts and towers.
+    feature_dropout : float
+        Share of the features of a row dropped whole, so that no head leans on a single one.
     learning_rate : float or "auto"
         Peak of the one-cycle schedule. ``"auto"``: 0.008 below 50,000 rows, 0.002 below 150,000,
         else 0.004, at a batch of 1024 and in proportion to the square root of the batch; see
         :mod:`riskmtl.sizing`.
     weight_decay : float
+        Decoupled decay of the matrices of experts and towers.
+    embedding_decay : float or "auto"
+        The same of the vectors that categories, bins and steps are embedded as, which learn rare
+        values by heart where nothing holds them. ``"auto"``: 0.01, and 2 from 50,000 rows.
     batch_size : int or "auto"
         ``"auto"``: 128 below 10,000 rows, 256 below 50,000, 512 below 150,000, else 1024.
     epochs, patience : int
@@ -177,6 +199,8 @@ class MultiTaskClassifier(MultiTaskEstimator):
         numeric_embedding: str = "piecewise_linear",
         embedding_dim: int = 16,
         bins: int = 48,
+        steps: int | str = "auto",
+        credible_rows: float = 300.0,
         experts: int | str = "auto",
         task_experts: int | str = "auto",
         shared_experts: int | str = "auto",
@@ -186,9 +210,10 @@ class MultiTaskClassifier(MultiTaskEstimator):
         tower_units: Sequence[int] = (32,),
         linear_path: bool = False,
         dropout: float = 0.3,
-        embedding_dropout: float = 0.0,
+        feature_dropout: float = 0.0,
         learning_rate: float | str = "auto",
         weight_decay: float = 1e-2,
+        embedding_decay: float | str = "auto",
         batch_size: int | str = "auto",
         epochs: int = 10,
         patience: int = 4,
@@ -219,6 +244,8 @@ class MultiTaskClassifier(MultiTaskEstimator):
         self.numeric_embedding = numeric_embedding
         self.embedding_dim = embedding_dim
         self.bins = bins
+        self.steps = steps
+        self.credible_rows = credible_rows
         self.experts = experts
         self.task_experts = task_experts
         self.shared_experts = shared_experts
@@ -228,9 +255,10 @@ class MultiTaskClassifier(MultiTaskEstimator):
         self.tower_units = tower_units
         self.linear_path = linear_path
         self.dropout = dropout
-        self.embedding_dropout = embedding_dropout
+        self.feature_dropout = feature_dropout
         self.learning_rate = learning_rate
         self.weight_decay = weight_decay
+        self.embedding_decay = embedding_decay
         self.batch_size = batch_size
         self.epochs = epochs
         self.patience = patience
@@ -284,8 +312,11 @@ class MultiTaskClassifier(MultiTaskEstimator):
         if self.learning_rate != "auto":
             _require_positive("learning_rate", self.learning_rate)
         _require_positive("clip", self.clip)
-        if not is_number(self.weight_decay) or self.weight_decay < 0:
-            raise ValueError(f"weight_decay must not be negative, got {self.weight_decay!r}")
+        for name in ("weight_decay", "embedding_decay", "credible_rows"):
+            value = getattr(self, name)
+            is_automatic = name == "embedding_decay" and value == "auto"
+            if not is_automatic and (not is_number(value) or value < 0):
+                raise ValueError(f"{name} must not be negative, got {value!r}")
         if isinstance(self.event_weight, str) and self.event_weight != "balanced":
             raise ValueError(unknown_name("event_weight", self.event_weight, ["balanced"]))
         if not isinstance(self.event_weight, str):
@@ -415,6 +446,8 @@ class MultiTaskClassifier(MultiTaskEstimator):
             numeric_embedding=self.numeric_embedding,
             embedding_dim=self.embedding_dim,
             bins=self.bins,
+            steps=_chosen(self.steps, sizes.steps),
+            credible_rows=float(self.credible_rows),
             experts=_chosen(self.experts, 4 * sizes.experts),
             task_experts=_chosen(self.task_experts, sizes.experts),
             shared_experts=_chosen(self.shared_experts, sizes.experts),
@@ -424,7 +457,7 @@ class MultiTaskClassifier(MultiTaskEstimator):
             tower_units=tuple(self.tower_units),
             linear_path=bool(self.linear_path),
             dropout=self.dropout,
-            embedding_dropout=self.embedding_dropout,
+            feature_dropout=self.feature_dropout,
         )
 
     def _training(self, rows: int, seed: int) -> TrainingConfig:
@@ -432,13 +465,13 @@ class MultiTaskClassifier(MultiTaskEstimator):
 
         sizes = Sizes.make(rows)
         batch = _chosen(self.batch_size, sizes.batch_size)
-        rate = self.learning_rate
         return TrainingConfig(
             epochs=self.epochs,
             patience=self.patience,
             batch_size=batch,
-            learning_rate=sizes.learning_rate(batch) if rate == "auto" else float(rate),
+            learning_rate=_chosen(self.learning_rate, sizes.learning_rate(batch)),
             weight_decay=self.weight_decay,
+            embedding_decay=_chosen(self.embedding_decay, sizes.embedding_decay),
             clip=self.clip,
             monitor=self.monitor,
             device=self.device,
@@ -495,8 +528,8 @@ def _blended(model: RiskModel, data: Prepared) -> list[Head]:
     ]
 
 
-def _chosen(given: int | str, automatic: int) -> int:
-    return automatic if given == "auto" else int(given)
+def _chosen(given: float | str, automatic: _Number) -> _Number:
+    return automatic if given == "auto" else type(automatic)(given)
 
 
 def _balance(labels: NDArray[np.float32]) -> float:

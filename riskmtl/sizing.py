@@ -21,12 +21,18 @@ class Sizes:
         Rows per step.
     rate : float
         Peak learning rate at a batch of 1024 rows.
+    embedding_decay : float
+        Decoupled decay of the embedding's matrices.
+    steps : int
+        Distinct values up to which each value of a numeric feature is embedded by itself.
     """
 
     members: int
     experts: int
     batch_size: int
     rate: float
+    embedding_decay: float = 2.0
+    steps: int = 1
 
     @classmethod
     def make(cls, rows: int) -> Sizes:
@@ -35,7 +41,8 @@ class Sizes:
 
         Members keep a small table from being learned by heart, and bear a higher rate; a large one
         gains more from further experts, and would pay most for members. Small batches leave small
-        tables enough steps.
+        tables enough steps of the optimiser. A value of its own vector needs some hundred rows in
+        the mean; decay keeps vectors of rare values short where members do not.
 
         Parameters
         ----------
@@ -46,7 +53,8 @@ class Sizes:
         -------
         Sizes
         """
-        return next(sizes for fewer_than, sizes in _STEPS if rows < fewer_than)
+        sizes = next(sizes for fewer_than, sizes in _BY_ROWS if rows < fewer_than)
+        return replace(sizes, steps=min(_MOST_STEPS, max(1, rows // _ROWS_PER_STEP)))
 
     def learning_rate(self, batch_size: int) -> float:
         """
@@ -69,10 +77,12 @@ class Sizes:
 
 
 _RATED_BATCH = 1024
-_FEW = Sizes(members=8, experts=1, batch_size=256, rate=0.008)
-_MANY = Sizes(members=1, experts=2, batch_size=1024, rate=0.004)
+_ROWS_PER_STEP = 500
+_MOST_STEPS = 256
+_FEW = Sizes(members=8, experts=1, batch_size=256, rate=0.008, embedding_decay=0.01)
+_MANY = Sizes(members=2, experts=2, batch_size=1024, rate=0.004)
 # Rows below which they hold; see reports/benchmarks/search.md.
-_STEPS: tuple[tuple[float, Sizes], ...] = (
+_BY_ROWS: tuple[tuple[float, Sizes], ...] = (
     (10_000, replace(_FEW, batch_size=128)),
     (50_000, _FEW),
     (150_000, Sizes(members=1, experts=1, batch_size=512, rate=0.002)),

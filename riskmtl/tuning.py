@@ -231,14 +231,19 @@ def _search(
     model._check_parameters()
     held_out = 0 if validation is not None else round(train.height * model.validation_share)
     rows = train.height - held_out
-    rate = model._training(rows, seed=0).learning_rate
+    training = model._training(rows, seed=0)
+    rate = training.learning_rate
     space = _space([task.name for task in schema.tasks], rate, settings)
     if not space:
         raise ValueError("fixed: leaves no parameter to search, fix fewer")
     # The width and the tasks' weights are factors; of 1, the weights stay automatic.
     defaults = {name: getattr(model, name, 1.0) for name in space}
     # What is automatic has a value by now.
-    automatic = {"learning_rate": rate, "members": model._shape(rows).members}
+    automatic = {
+        "learning_rate": rate,
+        "members": model._shape(rows).members,
+        "embedding_decay": training.embedding_decay,
+    }
     defaults |= {name: value for name, value in automatic.items() if name in space}
     units = {name: getattr(model, name) for name in _UNITS}
     labels = schema.labels(train)
@@ -270,7 +275,8 @@ def _space(
         "linear_path": CategoricalDistribution([False, True]),
         "learning_rate": FloatDistribution(0.3 * rate, 3 * rate, log=True),
         "dropout": FloatDistribution(0.0, 0.5),
-        "embedding_dropout": FloatDistribution(0.0, 0.3),
+        "feature_dropout": FloatDistribution(0.0, 0.3),
+        "embedding_decay": FloatDistribution(0.0, 10.0),
     }
     space = {name: values for name, values in space.items() if name not in settings}
     if not any(name in settings for name in _UNITS):

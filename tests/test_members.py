@@ -328,6 +328,7 @@ def test_the_training_loss_is_the_mean_of_the_members_losses(trunk: str, weighte
         positive_weights=positive,
         learning_rate=1e-3,
         weight_decay=0.0,
+        embedding_decay=0.0,
         monitor="log_loss_skill",
         seed=0,
     )

@@ -45,6 +45,7 @@ configs = st.builds(
     numeric_embedding=st.sampled_from(NUMERIC_EMBEDDINGS),
     embedding_dim=few,
     bins=st.integers(1, 6),
+    steps=st.integers(1, 9),
     experts=st.integers(1, 4),
     task_experts=few,
     shared_experts=few,
@@ -203,8 +204,11 @@ def test_towers_equal_their_loop(members: int, tasks: int, layers: tuple[int, ..
 
 @pytest.mark.parametrize("numeric", NUMERIC_EMBEDDINGS)
 @pytest.mark.parametrize("cardinalities", [[0], [0, 0, 0], [4], [3, 5], [3, 0, 5, 0], MIXED])
-def test_embedding_equals_its_loop(numeric: str, cardinalities: list[int]) -> None:
-    embedding = FeatureEmbedding(cardinalities, numeric=numeric, width=3, bins=5)
+@pytest.mark.parametrize("steps", [1, 2, 100])
+def test_embedding_equals_its_loop(numeric: str, cardinalities: list[int], steps: int) -> None:
+    embedding = FeatureEmbedding(
+        cardinalities, numeric=numeric, width=3, bins=5, steps=steps, credible_rows=10
+    )
     embedding.fit(rows_like(cardinalities, 60))
     scatter(embedding)
     x = torch.from_numpy(rows_like(cardinalities, 12, seed=1)).double()
@@ -346,6 +350,33 @@ def test_piecewise_linear_starts_linear_in_rank_with_unit_variance() -> None:
     assert np.corrcoef(rank, start)[0, 1] > 0.999
 
 
+def test_a_single_value_that_stands_out_has_a_vector_of_its_own() -> None:
+    values = np.arange(20, dtype=np.float32)[:, None]
+    embedding = PiecewiseLinear(1, 2, bins=4, steps=32)
+    embedding.fit(values)
+    before = embedding(torch.from_numpy(values))
+    with torch.no_grad():
+        embedding.step_weight[7] = 5
+    change = (embedding(torch.from_numpy(values)) - before).abs().sum(-1).flatten()
+    assert change.nonzero().flatten().tolist() == [7]
+
+
+@pytest.mark.parametrize(("value", "nearest"), [(-3.0, 0.0), (99.0, 19.0), (7.5, 7.0)])
+def test_a_value_between_or_beyond_the_steps_stands_on_the_one_below_or_nearest(
+    value: float, nearest: float
+) -> None:
+    embedding = PiecewiseLinear(1, 2, bins=4, steps=32)
+    embedding.fit(np.arange(20, dtype=np.float32)[:, None])
+    nn.init.normal_(embedding.step_weight)
+    nn.init.zeros_(embedding.linear)
+    assert torch.equal(embed(embedding, value), embed(embedding, nearest))
+
+
+def test_without_steps_there_is_no_table_for_them() -> None:
+    names = {name for name, _ in PiecewiseLinear(2, 3, bins=4, steps=1).named_parameters()}
+    assert names == {"missing", "linear", "bias", "weight"}
+
+
 # --- Missing and odd values -----------------------------------------------------------------------
 
 
@@ -482,6 +513,16 @@ def test_a_value_halfway_through_a_bin_fills_half_of_it() -> None:
     assert filled.tolist() == [0, 0.5, 1, 6, 11, 61, 111]
 
 
+def test_a_category_counts_as_far_as_its_rows_are_credible() -> None:
+    embedding = FeatureEmbedding([4], numeric="standardize", width=2, bins=1, credible_rows=30)
+    codes = np.repeat([1, 2, 3], [0, 10, 270]).astype(np.float32)[:, None]
+    embedding.fit(codes)
+    scatter(embedding)
+    found = embedding(torch.tensor([[0.0], [1.0], [2.0], [3.0]])).detach()
+    shares = torch.tensor([[0.0], [0.0], [0.25], [0.9]], dtype=torch.float64)
+    torch.testing.assert_close(found, shares * embedding.categorical.weight)
+
+
 def test_unseen_and_missing_codes_have_vectors_of_their_own() -> None:
     embedding = FeatureEmbedding([4, 3], numeric="periodic", width=2, bins=1)
     scatter(embedding)
@@ -510,7 +551,7 @@ def test_gradients_reach_every_parameter_of_the_embedding(numeric: str) -> None:
 
 
 @pytest.mark.parametrize("trunk", sorted(TRUNKS))
-@pytest.mark.parametrize("where", ["dropout", "embedding_dropout"])
+@pytest.mark.parametrize("where", ["dropout", "feature_dropout"])
 def test_dropout_acts_in_training_only(trunk: str, where: str) -> None:
     config = NetworkConfig(network=trunk, **{"dropout": 0.0, where: 0.5})
     network = network_of(config)
@@ -518,8 +559,21 @@ def test_dropout_acts_in_training_only(trunk: str, where: str) -> None:
     at_rest = network(x)
     assert torch.equal(network(x), at_rest)
     network.train()
-    assert not torch.isclose(network(x), network(x)).any()
+    assert not torch.isclose(network(x), network(x)).all()
     assert torch.equal(network.eval()(x), at_rest)
+
+
+def test_feature_dropout_drops_a_feature_whole_or_keeps_it() -> None:
+    embedding = FeatureEmbedding(MIXED, numeric="piecewise_linear", width=3, bins=4, dropout=0.25)
+    x = torch.from_numpy(rows_like(MIXED, 200))
+    embedding.fit(x.numpy())
+    scatter(embedding).float().eval()
+    at_rest = embedding(x).view(200, 4, 3)
+    dropped = embedding.train()(x).view(200, 4, 3)
+    gone = (dropped == 0).all(-1)
+    assert torch.equal(gone, (dropped == 0).any(-1))
+    torch.testing.assert_close(dropped[~gone], at_rest[~gone] / 0.75)
+    assert gone.float().mean().item() == pytest.approx(0.25, abs=0.06)
 
 
 @pytest.mark.parametrize("trunk", sorted(TRUNKS))
@@ -550,10 +604,11 @@ def test_every_part_drops(build: Callable[[float], nn.Module]) -> None:
 
 @pytest.mark.parametrize("trunk", sorted(TRUNKS))
 def test_each_part_of_a_network_drops_at_its_rate(trunk: str) -> None:
-    config = NetworkConfig(network=trunk, levels=2, dropout=0.3, embedding_dropout=0.1)
+    config = NetworkConfig(network=trunk, levels=2, dropout=0.3, feature_dropout=0.1)
     network = Network(MIXED, 2, config)
     for part, rate in ((network.embedding, 0.1), (network.trunk, 0.3), (network.towers, 0.3)):
-        assert {m.p for m in part.modules() if isinstance(m, nn.Dropout)} == {rate}
+        dropouts = (nn.Dropout, nn.Dropout1d)
+        assert {m.p for m in part.modules() if isinstance(m, dropouts)} == {rate}
 
 
 # --- The whole ------------------------------------------------------------------------------------

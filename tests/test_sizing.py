@@ -14,19 +14,21 @@ from riskmtl.training import fit as training
 
 
 @pytest.mark.parametrize(
-    ("rows", "members", "experts", "batch"),
+    ("rows", "members", "experts", "batch", "steps", "decay"),
     [
-        (1, 8, 1, 128),
-        (9_999, 8, 1, 128),
-        (10_000, 8, 1, 256),
-        (49_999, 8, 1, 256),
-        (50_000, 1, 1, 512),
-        (149_999, 1, 1, 512),
-        (150_000, 1, 2, 1024),
-        (10**9, 1, 2, 1024),
+        (1, 8, 1, 128, 1, 0.01),
+        (9_999, 8, 1, 128, 19, 0.01),
+        (10_000, 8, 1, 256, 20, 0.01),
+        (49_999, 8, 1, 256, 99, 0.01),
+        (50_000, 1, 1, 512, 100, 2.0),
+        (149_999, 1, 1, 512, 256, 2.0),
+        (150_000, 2, 2, 1024, 256, 2.0),
+        (10**9, 2, 2, 1024, 256, 2.0),
     ],
 )
-def test_sizes_follow_from_the_rows(rows: int, members: int, experts: int, batch: int) -> None:
+def test_sizes_follow_from_the_rows(
+    rows: int, members: int, experts: int, batch: int, steps: int, decay: float
+) -> None:
     found = Sizes.make(rows)
     assert (found.members, found.experts) == (members, experts)
     assert found.batch_size == batch
@@ -38,16 +40,19 @@ def test_sizes_follow_from_the_rows(rows: int, members: int, experts: int, batch
         experts,
         4 * experts,
     )
+    assert shape.steps == steps
     assert config.batch_size == batch
+    assert config.embedding_decay == decay
     assert config.learning_rate == found.learning_rate(batch)
 
 
 def test_what_is_given_wins() -> None:
-    given = {"members": 3, "experts": 5, "task_experts": 2, "shared_experts": 4}
-    model = MultiTaskClassifier(**given, batch_size=64, learning_rate=0.1)
+    given = {"members": 3, "steps": 7, "experts": 5, "task_experts": 2, "shared_experts": 4}
+    model = MultiTaskClassifier(**given, batch_size=64, learning_rate=0.1, embedding_decay=0)
     shape, config = model._shape(10), model._training(10, seed=0)
     assert {name: getattr(shape, name) for name in given} == given
     assert (config.batch_size, config.learning_rate) == (64, 0.1)
+    assert config.embedding_decay == 0
     # The rate that nobody gave goes with the batch that somebody gave.
     rate = MultiTaskClassifier(batch_size=64)._training(10**6, seed=0).learning_rate
     assert rate == pytest.approx(0.004 * math.sqrt(64 / 1024))

@@ -107,6 +107,23 @@ def test_what_lies_behind_a_mask_changes_nothing() -> None:
     assert_same_bits(fit(rows=seen), fit(rows=TrainingRows(seen.x, other)))
 
 
+@pytest.mark.parametrize("decay", ["weight_decay", "embedding_decay"])
+def test_each_decay_acts_on_its_own_matrices(decay: str) -> None:
+    # At this decay nearly all that decays is gone after the first epoch.
+    options = {"learning_rate": 2e-3, "epochs": 1, "network": "shared_bottom", "weight_decay": 0.0}
+    free, decayed = weights(fit(**options)), weights(fit(**{**options, decay: 300.0}))
+    for name, own in (
+        ("embedding.categorical.weight", "embedding_decay"),
+        ("embedding.numeric.weight", "embedding_decay"),
+        ("embedding.numeric.step_weight", "embedding_decay"),
+        ("trunk.body.layers.0.weight", "weight_decay"),
+        ("towers.out.weight", "weight_decay"),
+        ("embedding.numeric.bias", "neither"),
+    ):
+        kept = (decayed[name].abs().mean() / free[name].abs().mean()).item()
+        assert (kept < 0.6) == (own == decay), name
+
+
 def test_a_head_never_observed_keeps_its_start() -> None:
     seen = rows()
     y = seen.y.copy()

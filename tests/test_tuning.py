@@ -85,7 +85,7 @@ def test_the_first_trial_is_the_defaults(
     first = tuned.trials.row(0, named=True)
     defaults = MultiTaskClassifier()
     assert first["dropout"] == defaults.dropout
-    assert first["embedding_dropout"] == defaults.embedding_dropout
+    assert first["feature_dropout"] == defaults.feature_dropout
     assert first["task_weight_default"] == first["task_weight_fraud"] == 1
     assert tuned.parameters["learning_rate"] == "auto"
     model = fitted({**QUICK, "random_state": 4}, rows, cards_schema)
@@ -141,7 +141,7 @@ def test_fixed_parameters_are_not_searched(
     tuned = search(trials=3, fixed=fixed)
     assert tuned.trials.columns == [
         *("number", "state", "score", "epochs", "seconds", "error"),
-        *("linear_path", "learning_rate", "embedding_dropout"),
+        *("linear_path", "learning_rate", "feature_dropout"),
     ]
     assert fixed.items() <= tuned.parameters.items()
     # The challenger is for the training to come: no trial needs one.
@@ -458,7 +458,7 @@ def test_something_must_be_left_to_search(
     search: Callable[..., Tuned], rows: tuple[Frame, Frame]
 ) -> None:
     rest = {
-        **{"learning_rate": 0.01, "dropout": 0, "embedding_dropout": 0},
+        **{"learning_rate": 0.01, "dropout": 0, "feature_dropout": 0},
         **{"linear_path": False, "task_weights": {}},
     }
     with pytest.raises(ValueError, match="leaves no parameter to search"):

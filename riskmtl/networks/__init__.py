@@ -73,7 +73,9 @@ class Network(nn.Module):
             numeric=config.numeric_embedding,
             width=config.embedding_dim,
             bins=config.bins,
-            dropout=config.embedding_dropout,
+            steps=config.steps,
+            credible_rows=config.credible_rows,
+            dropout=config.feature_dropout,
         )
         width = self.embedding.out_features
         self.members: MemberScalings | None = None

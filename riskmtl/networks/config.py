@@ -25,6 +25,10 @@ class NetworkConfig:
         Numbers per embedded feature.
     bins : int
         Bins of the piecewise-linear embedding.
+    steps : int
+        Steps of the piecewise-linear embedding.
+    credible_rows : float
+        Training rows at which a category's vector counts half.
     experts : int
         Experts of MMoE.
     task_experts, shared_experts : int
@@ -41,8 +45,8 @@ class NetworkConfig:
         Whether a linear path leads from the embedded features to each head.
     dropout : float
         Dropout in experts, shared body and towers.
-    embedding_dropout : float
-        Dropout on the embedded features.
+    feature_dropout : float
+        Share of the embedded features dropped whole.
     """
 
     network: str = "ple"
@@ -51,6 +55,8 @@ class NetworkConfig:
     numeric_embedding: str = "piecewise_linear"
     embedding_dim: int = 16
     bins: int = 48
+    steps: int = 256
+    credible_rows: float = 300.0
     experts: int = 8
     task_experts: int = 2
     shared_experts: int = 2
@@ -60,7 +66,7 @@ class NetworkConfig:
     tower_units: tuple[int, ...] = (32,)
     linear_path: bool = False
     dropout: float = 0.3
-    embedding_dropout: float = 0.0
+    feature_dropout: float = 0.0
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> NetworkConfig:

@@ -157,13 +157,14 @@ class Periodic(Standardized):
 
 class PiecewiseLinear(NumericEmbedding):
     r"""
-    A continuous piecewise-linear function of each value, with knots at training quantiles.
+    A piecewise-linear function of each value, with knots at training quantiles, and steps upon it.
 
     A value is encoded by how far it fills each bin,
     :math:`t_k = \min(1, \max(0, (x - b_{k-1}) / (b_k - b_{k-1})))`
     (Gorishniy et al. 2022, equation 1, with both ends clamped), and embedded as
-    :math:`e = u v + b + \sum_k t_k W_k`, where :math:`u` is the mean filling on a scale of unit
-    variance. :math:`W` starts at zero, so that the function starts linear in the value's rank.
+    :math:`e = u v + b + \sum_k t_k W_k + S_{j(x)}`, where :math:`u` is the mean filling on a scale
+    of unit variance and :math:`j` the step that the value stands on. :math:`W` and :math:`S` start
+    at zero, so that the function starts linear in the value's rank.
 
     Parameters
     ----------
@@ -171,6 +172,14 @@ class PiecewiseLinear(NumericEmbedding):
     width : int
     bins : int
         Most bins per feature; a feature with fewer distinct values has fewer.
+    steps : int
+        Most steps per feature, each with a vector of its own; 1 leaves all functions continuous.
+
+    Notes
+    -----
+    A feature with no more distinct values than steps has a step for each, as a category would; one
+    with more has none. A single value that stands out is so learned at once, where a continuous
+    function needs two steep and opposite slopes for it.
 
     Examples
     --------
@@ -183,10 +192,13 @@ class PiecewiseLinear(NumericEmbedding):
     left: Tensor
     bin_width: Tensor
     count: Tensor
+    step: Tensor
+    first_step: Tensor
 
-    def __init__(self, features: int, width: int, *, bins: int) -> None:
+    def __init__(self, features: int, width: int, *, bins: int, steps: int = 1) -> None:
         super().__init__(features, width)
         self.bins = bins
+        self.steps = steps
         # A bin that a feature does not have begins at infinity: nothing ever fills it.
         self.register_buffer("left", torch.full((features, bins), math.inf))
         self.register_buffer("bin_width", torch.ones(features, bins))
@@ -195,14 +207,24 @@ class PiecewiseLinear(NumericEmbedding):
         self.linear = nn.Parameter(torch.empty(features, width).uniform_(-bound, bound))
         self.bias = nn.Parameter(torch.empty(features, width).uniform_(-bound, bound))
         self.weight = nn.Parameter(torch.zeros(features, bins, width))
+        self.step_weight: nn.Parameter | None = None
+        if steps > 1:
+            # Where each step but the lowest begins, and a vector for each step.
+            self.register_buffer("step", torch.full((features, steps - 1), math.inf))
+            self.step_weight = nn.Parameter(torch.zeros(features * steps, width))
+            first = torch.arange(features).unsqueeze(1) * steps
+            self.register_buffer("first_step", first, persistent=False)
 
     def place(self, values: NDArray[np.float32]) -> None:
-        """Place the bin edges of each feature; see :func:`bin_edges`."""
+        """Place the edges of each feature's bins, see :func:`bin_edges`, and its steps."""
         self.left.fill_(math.inf)
         self.bin_width.fill_(1)
         self.count.fill_(1)
         for position in range(self.features):
-            edges = bin_edges(_seen(values[:, position]), self.bins)
+            seen = _seen(values[:, position])
+            if self.step_weight is not None:
+                self._place_steps(position, seen)
+            edges = bin_edges(seen, self.bins)
             if len(edges) < 2:
                 continue
             used = len(edges) - 1
@@ -210,41 +232,79 @@ class PiecewiseLinear(NumericEmbedding):
             self.bin_width[position, :used] = torch.from_numpy(np.diff(edges))
             self.count[position] = used
 
+    def _place_steps(self, position: int, seen: NDArray[np.float64]) -> None:
+        self.step[position].fill_(math.inf)
+        values = np.unique(seen.astype(np.float32))
+        if len(values) <= self.steps:
+            self.step[position, : len(values) - 1] = torch.from_numpy(values[1:])
+
     def embed(self, x: Tensor) -> Tensor:
-        """Embed values by how far they fill each bin."""
+        """Embed values by how far they fill each bin, and by their step."""
         # (batch, features, bins)
         filling = ((x.unsqueeze(-1) - self.left) / self.bin_width).clamp(0, 1)
         rank = (2 * filling.sum(-1) / self.count - 1) * math.sqrt(3)
         curve = torch.bmm(filling.transpose(0, 1), self.weight).transpose(0, 1)
-        return torch.addcmul(self.bias, rank.unsqueeze(-1), self.linear) + curve
+        curve = torch.addcmul(self.bias, rank.unsqueeze(-1), self.linear) + curve
+        if self.step_weight is None:
+            return curve
+        # (features, batch)
+        reached = torch.searchsorted(self.step, x.t().contiguous(), right=True)
+        places = (reached + self.first_step).t()
+        return curve + nn.functional.embedding(places, self.step_weight)
 
 
 class CategoricalEmbedding(nn.Module):
     """
     A table of vectors per feature, all in one: ``(batch, features)`` to ``(…, width)``.
 
-    Codes 0 (never seen) and 1 (missing) have rows like any other; row 0 starts at zero.
+    Each vector is weighted by the :func:`credibility` of its code. Codes 0 (never seen) and 1
+    (missing) have rows like any other; row 0 starts at zero, and a code that no training row has is
+    zero always.
 
     Parameters
     ----------
     cardinalities : sequence of int
         Number of codes per feature.
     width : int
+    credible_rows : float
+        Rows at which a code's vector counts half.
     """
 
     offset: Tensor
+    credibility: Tensor
 
-    def __init__(self, cardinalities: Sequence[int], width: int) -> None:
+    def __init__(
+        self, cardinalities: Sequence[int], width: int, *, credible_rows: float = 0.0
+    ) -> None:
         super().__init__()
+        self.cardinalities = list(cardinalities)
+        self.credible_rows = credible_rows
         offset = torch.tensor([0, *cardinalities[:-1]]).cumsum(0)
         self.register_buffer("offset", offset, persistent=False)
+        self.register_buffer("credibility", torch.ones(sum(cardinalities), 1))
         self.weight = nn.Parameter(torch.randn(sum(cardinalities), width) / math.sqrt(width))
         with torch.no_grad():
             self.weight[offset] = 0
 
+    def fit(self, codes: NDArray[np.float32]) -> None:
+        """
+        Learn the credibility of each code.
+
+        Parameters
+        ----------
+        codes : ndarray of shape (rows, features)
+            Training rows.
+        """
+        rows = [
+            np.bincount(codes[:, position].astype(np.int64), minlength=size)
+            for position, size in enumerate(self.cardinalities)
+        ]
+        self.credibility[:, 0] = credibility(np.concatenate(rows), self.credible_rows)
+
     def forward(self, codes: Tensor) -> Tensor:
         """Look up ``(batch, features)`` codes as ``(batch, features, width)``."""
-        return nn.functional.embedding(codes.long() + self.offset, self.weight)
+        vectors = self.weight * self.credibility
+        return nn.functional.embedding(codes.long() + self.offset, vectors)
 
 
 class FeatureEmbedding(nn.Module):
@@ -258,10 +318,12 @@ class FeatureEmbedding(nn.Module):
     numeric : {"piecewise_linear", "periodic", "standardize"}
     width : int
         Numbers per embedded feature.
-    bins : int
-        Bins of the piecewise-linear form.
+    bins, steps : int
+        Bins and steps of the piecewise-linear form.
+    credible_rows : float
+        Rows at which a category's vector counts half.
     dropout : float
-        Share of the embedded numbers dropped in training.
+        Share of the features dropped whole in training.
 
     Attributes
     ----------
@@ -288,6 +350,8 @@ class FeatureEmbedding(nn.Module):
         numeric: str,
         width: int,
         bins: int,
+        steps: int = 1,
+        credible_rows: float = 0.0,
         dropout: float = 0.0,
     ) -> None:
         super().__init__()
@@ -295,20 +359,26 @@ class FeatureEmbedding(nn.Module):
         categories = [i for i, n in enumerate(cardinalities) if n > 0]
         self.register_buffer("numeric_columns", torch.tensor(numbers), persistent=False)
         self.register_buffer("categorical_columns", torch.tensor(categories), persistent=False)
-        self.numeric = _numeric_embedding(numeric, len(numbers), width, bins) if numbers else None
+        self.numeric = (
+            _numeric_embedding(numeric, len(numbers), width, bins=bins, steps=steps)
+            if numbers
+            else None
+        )
         self.categorical = (
-            CategoricalEmbedding([cardinalities[i] for i in categories], width)
+            CategoricalEmbedding(
+                [cardinalities[i] for i in categories], width, credible_rows=credible_rows
+            )
             if categories
             else None
         )
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = nn.Dropout1d(dropout)
         own = width if self.numeric is None else self.numeric.width
         self.widths = [own] * len(numbers) + [width] * len(categories)
         self.out_features = sum(self.widths)
 
     def fit(self, encoded: NDArray[np.float32]) -> None:
         """
-        Learn scale or bins of the numeric features.
+        Learn scale or bins of the numeric features, and how far to trust each category.
 
         Parameters
         ----------
@@ -318,28 +388,60 @@ class FeatureEmbedding(nn.Module):
         if self.numeric is not None:
             step = -(-len(encoded) // _MOST_ROWS_FOR_EDGES)
             self.numeric.fit(encoded[::step, self.numeric_columns.cpu().numpy()])
+        if self.categorical is not None:
+            self.categorical.fit(encoded[:, self.categorical_columns.cpu().numpy()])
 
     def forward(self, x: Tensor) -> Tensor:
         """Embed ``(batch, features)`` as ``(batch, out_features)``."""
         parts = []
         if self.numeric is not None:
             values = x if self.categorical is None else x.index_select(1, self.numeric_columns)
-            parts.append(self.numeric(values).flatten(1))
+            parts.append(self.dropout(self.numeric(values)).flatten(1))
         if self.categorical is not None:
             codes = x if self.numeric is None else x.index_select(1, self.categorical_columns)
-            parts.append(self.categorical(codes).flatten(1))
-        return self.dropout(parts[0] if len(parts) == 1 else torch.cat(parts, dim=1))
+            parts.append(self.dropout(self.categorical(codes)).flatten(1))
+        return parts[0] if len(parts) == 1 else torch.cat(parts, dim=1)
 
 
 NUMERIC_EMBEDDINGS = ("piecewise_linear", "periodic", "standardize")
 
 
-def _numeric_embedding(name: str, features: int, width: int, bins: int) -> NumericEmbedding:
+def _numeric_embedding(
+    name: str, features: int, width: int, *, bins: int, steps: int
+) -> NumericEmbedding:
     if name == "piecewise_linear":
-        return PiecewiseLinear(features, width, bins=bins)
+        return PiecewiseLinear(features, width, bins=bins, steps=steps)
     if name == "periodic":
         return Periodic(features, width)
     return Standardized(features)
+
+
+def credibility(rows: NDArray[Any], half: float) -> Tensor:
+    r"""
+    How far to trust what few rows say: :math:`n / (n + h)`.
+
+    The weight that Bühlmann (1967) gives a group's own experience against that of all. An optimiser
+    that scales each step by the size of past gradients, as Adam does, otherwise moves the vector of
+    a rare category as fast as any other, and learns its few rows by heart.
+
+    Parameters
+    ----------
+    rows : ndarray of shape (groups,)
+        Training rows of each group.
+    half : float
+        Rows at which the trust is one half; 0 trusts every group wholly.
+
+    Returns
+    -------
+    Tensor of float32, shape (groups,)
+
+    Examples
+    --------
+    >>> credibility(np.array([0, 100, 2700]), half=300)
+    tensor([0.0000, 0.2500, 0.9000])
+    """
+    counts = torch.from_numpy(rows.astype(np.float32))
+    return counts / (counts + half) if half else torch.ones_like(counts)
 
 
 def bin_edges(values: NDArray[Any], bins: int) -> NDArray[np.float32]:

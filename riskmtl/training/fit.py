@@ -46,7 +46,8 @@ class TrainingConfig:
     batch_size : int
     learning_rate : float
         Peak of the one-cycle schedule.
-    weight_decay : float
+    weight_decay, embedding_decay : float
+        Of the matrices of trunk and towers; of the embedding's.
     clip : float
         Largest norm of the gradient.
     monitor : {"log_loss_skill", "average_precision", "roc_auc"}
@@ -72,6 +73,7 @@ class TrainingConfig:
     batch_size: int
     learning_rate: float
     weight_decay: float
+    embedding_decay: float = 0.0
     clip: float = 1.0
     monitor: str = "log_loss_skill"
     device: str = "auto"
@@ -202,6 +204,7 @@ def _objective(plan: TaskPlan, config: TrainingConfig) -> Objective:
         positive_weights=plan.positive_weights,
         learning_rate=config.learning_rate,
         weight_decay=config.weight_decay,
+        embedding_decay=config.embedding_decay,
         monitor=config.monitor,
         seed=config.seed,
     )
@@ -344,6 +347,7 @@ def _checkpoint(
                 "batch_size",
                 "learning_rate",
                 "weight_decay",
+                "embedding_decay",
                 "clip",
                 "monitor",
                 "precision",

@@ -34,6 +34,9 @@ class Objective:
     learning_rate : float
         Peak of the one-cycle schedule.
     weight_decay : float
+        Of all matrices but those of the embedding.
+    embedding_decay : float
+        Of the embedding's.
     monitor : {"log_loss_skill", "average_precision", "roc_auc"}
         Validation metric, averaged over the binary heads, that chooses the best epoch.
     seed : int
@@ -45,6 +48,7 @@ class Objective:
     positive_weights: tuple[float, ...]
     learning_rate: float
     weight_decay: float
+    embedding_decay: float
     monitor: str
     seed: int
 
@@ -95,16 +99,16 @@ class MultiTaskModule(pl.LightningModule):
 
     def configure_optimizers(self) -> Any:
         """AdamW with a one-cycle rate; only matrices decay."""
-        matrices: list[nn.Parameter] = []
-        others: list[nn.Parameter] = []
-        for name, parameter in self.network.named_parameters():
-            (matrices if name.endswith("weight") else others).append(parameter)
         objective = self.objective
+        groups: dict[float, list[nn.Parameter]] = {}
+        for name, parameter in self.network.named_parameters():
+            decay = 0.0
+            if name.endswith("weight"):
+                is_embedding = name.startswith("embedding.")
+                decay = objective.embedding_decay if is_embedding else objective.weight_decay
+            groups.setdefault(decay, []).append(parameter)
         optimizer = torch.optim.AdamW(
-            [
-                {"params": matrices, "weight_decay": objective.weight_decay},
-                {"params": others, "weight_decay": 0.0},
-            ],
+            [{"params": group, "weight_decay": decay} for decay, group in groups.items()],
             lr=objective.learning_rate,
             fused=True,
         )

@@ -67,7 +67,10 @@ def piecewise_linear(embedding: PiecewiseLinear, feature: int, value: float) -> 
     vector = embedding.bias[feature] + rank * embedding.linear[feature]
     for t, share in enumerate(filled):
         vector = vector + share * embedding.weight[feature, t]
-    return vector
+    if embedding.step_weight is None:
+        return vector
+    reached = sum(value >= begin for begin in embedding.step[feature].tolist())
+    return vector + embedding.step_weight[feature * embedding.steps + reached]
 
 
 def standardized(embedding: Standardized, feature: int, value: float) -> float:
@@ -101,7 +104,8 @@ def numeric(embedding: NumericEmbedding, feature: int, value: float) -> Tensor:
 def categorical(
     embedding: CategoricalEmbedding, cardinalities: Sequence[int], feature: int, code: int
 ) -> Tensor:
-    return embedding.weight[sum(cardinalities[:feature]) + code]
+    row = sum(cardinalities[:feature]) + code
+    return embedding.credibility[row] * embedding.weight[row]
 
 
 def features(embedding: FeatureEmbedding, cardinalities: Sequence[int], row: Tensor) -> Tensor:
