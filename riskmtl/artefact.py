@@ -27,7 +27,7 @@ from riskmtl.model import Head, RiskModel
 from riskmtl.schema import DataSchema
 from riskmtl.scorers import SCORERS
 
-FORMAT = 2
+FORMAT = 3
 MANIFEST = "manifest.json"
 SEAL = "manifest.sha256"
 CHALLENGER = "challenger"
