@@ -66,9 +66,7 @@ def main() -> None:
     options.out.mkdir(parents=True, exist_ok=True)
     options.scores.mkdir(parents=True, exist_ok=True)
     path = options.out / "accuracy.json"
-    results: dict[str, Any] = {"fits": {}, "comparisons": []}
-    if path.exists():
-        results = json.loads(path.read_text())
+    results = _read(path)
     for table, split, model, seed in _jobs(options):
         key = f"{table}/split {split}/{model}/seed {seed}"
         done = results["fits"].get(key)
@@ -84,8 +82,7 @@ def main() -> None:
             _require_same(key, done, record)
             continue
         # Another run may have written results of its own meanwhile.
-        if path.exists():
-            results = json.loads(path.read_text())
+        results = _read(path)
         results["fits"][key] = {
             "table": table,
             "split": split,
@@ -94,12 +91,22 @@ def main() -> None:
             **record,
         }
         _write(results, path)
-    results["comparisons"] = _comparisons(results, options)
+    blends, comparisons = _comparisons(results["fits"], options)
+    results = _read(path)
+    results["fits"] |= blends
+    results["comparisons"] = _in_order([*results["comparisons"], *comparisons])
     _write(results, path)
     with replacing(options.out / "accuracy.md") as scratch:
         scratch.write_text(benchmark_page.as_page(results))
     with replacing(options.out / "accuracy.svg") as scratch:
         benchmark_page.draw(results, scratch)
+
+
+def _read(path: Path) -> dict[str, Any]:
+    if not path.exists():
+        return {"fits": {}, "comparisons": []}
+    results: dict[str, Any] = json.loads(path.read_text())
+    return results
 
 
 def _write(results: dict[str, Any], path: Path) -> None:
@@ -203,10 +210,12 @@ def _best(parts: Parts) -> list[dict[str, Any]]:
 # ---- who is better -------------------------------------------------------------------------------
 
 
-def _comparisons(results: dict[str, Any], options: argparse.Namespace) -> list[dict[str, Any]]:
-    """Differences on the fixed splits: anew where the scores are here, else as they were."""
-    fits = results["fits"]
-    found = {_place(c): c for c in results["comparisons"]}
+def _comparisons(
+    fits: dict[str, Any], options: argparse.Namespace
+) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    """Blends, and differences on the fixed splits, where the scores are here."""
+    blends: dict[str, Any] = {}
+    comparisons: list[dict[str, Any]] = []
     for table in options.tables:
         runs = {(f["model"], f["seed"]) for f in fits.values() if _is_fixed(f, table)}
         if not runs:
@@ -215,7 +224,7 @@ def _comparisons(results: dict[str, Any], options: argparse.Namespace) -> list[d
         scores = _Scores(options.scores, table, runs, parts)
         labels = parts.labels(parts.test)
         for seed, blend in zip(scores.blended, scores.of("blend"), strict=True):
-            fits[f"{table}/split 0/blend/seed {seed}"] = {
+            blends[f"{table}/split 0/blend/seed {seed}"] = {
                 "table": table,
                 "split": 0,
                 "model": "blend",
@@ -229,26 +238,32 @@ def _comparisons(results: dict[str, Any], options: argparse.Namespace) -> list[d
             for position, task in enumerate(parts.tasks):
                 y, a, b = labels[:, position], ours[:, :, position], theirs[:, :, position]
                 for difference in (auc_difference(y, a, b), *bootstrap_differences(y, a, b)):
-                    comparison = {
-                        "table": table,
-                        "task": task,
-                        "events": int(np.nansum(y)),
-                        "first_model": first,
-                        "second_model": second,
-                        **difference.to_dict(),
-                    }
-                    found[_place(comparison)] = comparison
-    # In the page's order, whatever the order of measuring.
+                    comparisons.append(
+                        {
+                            "table": table,
+                            "task": task,
+                            "events": int(np.nansum(y)),
+                            "first_model": first,
+                            "second_model": second,
+                            **difference.to_dict(),
+                        }
+                    )
+    return blends, comparisons
+
+
+def _in_order(comparisons: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The latest of each comparison, in the page's order, whatever the order of measuring."""
     pairs, tables = list(PAIRS), list(FILES)
-    comparisons = sorted(
-        found.values(),
+    latest = {_place(c): c for c in comparisons}
+    ordered = sorted(
+        latest.values(),
         key=lambda c: (
             pairs.index((c["first_model"], c["second_model"])),
             tables.index(c["table"]),
         ),
     )
-    _adjust(comparisons)
-    return comparisons
+    _adjust(ordered)
+    return ordered
 
 
 def _place(comparison: dict[str, Any]) -> tuple[str, ...]:

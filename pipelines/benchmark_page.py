@@ -96,11 +96,11 @@ def _introduction() -> list[str]:
         "heads together rests on the simulated portfolio, whose truth is known.",
         "",
         "`network` is the package's default, PLE; `one_member` the same with one member, where the",
-        "default has more (below 50,000 rows); `single_task` a network per task; `blend` mixes the",
-        "log-odds of network and LightGBM with a weight fitted on validation rows. LightGBM is",
-        "tuned: 30 seeded trials per head on the validation rows, found with the first seed; the",
-        "other seeds on the fixed split train with what was found. The network chooses nothing but",
-        "its best epoch.",
+        "default has more (but for 50,000 to 150,000 rows); `single_task` a network per task;",
+        "`blend` mixes the log-odds of network and LightGBM with a weight fitted on validation",
+        "rows. LightGBM is tuned: 30 seeded trials per head on the validation rows, found with the",
+        "first seed; the other seeds on the fixed split train with what was found. The network",
+        "chooses nothing but its best epoch.",
         "",
     ]
 

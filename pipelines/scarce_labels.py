@@ -21,7 +21,7 @@ import numpy as np
 import polars as pl
 from benchmark_tables import ROOT, SIMULATED, Parts, add_data_option, read_parts
 
-from riskmtl import LightGBMBaseline, MultiTaskClassifier
+from riskmtl import DataSchema, LightGBMBaseline, MultiTaskClassifier
 from riskmtl.base import MultiTaskEstimator
 from riskmtl.files import replacing
 from riskmtl.metrics import average_precision, roc_auc
@@ -33,9 +33,12 @@ LIGHTGBM_TRIALS = 8
 SETTINGS: Mapping[str, tuple[str, float, str]] = {
     "census_income": ("census_income", 0.7, "income"),
     "card_transactions": ("card_transactions", 0.7, "account_takeover"),
-    "simulated, relatedness 0": (SIMULATED, 0.0, "default"),
-    "simulated, relatedness 0.5": (SIMULATED, 0.5, "default"),
-    "simulated, relatedness 1": (SIMULATED, 1.0, "default"),
+    "simulated takeover, relatedness 1": (SIMULATED, 1.0, "takeover"),
+    "simulated takeover, relatedness 0": (SIMULATED, 0.0, "takeover"),
+    "simulated takeover, relatedness 0.5": (SIMULATED, 0.5, "takeover"),
+    "simulated default, relatedness 1": (SIMULATED, 1.0, "default"),
+    "simulated default, relatedness 0": (SIMULATED, 0.0, "default"),
+    "simulated default, relatedness 0.5": (SIMULATED, 0.5, "default"),
 }
 
 
@@ -73,7 +76,7 @@ def _jobs(options: argparse.Namespace) -> Iterator[tuple[str, int, float, str]]:
         for setting in options.settings:
             if seed and SETTINGS[setting][0] != SIMULATED:
                 continue
-            for share in SHARES:
+            for share in options.shares:
                 for model in MODELS:
                     yield setting, seed, share, model
 
@@ -81,11 +84,12 @@ def _jobs(options: argparse.Namespace) -> Iterator[tuple[str, int, float, str]]:
 def _measure(parts: Parts, head: str, share: float, model: str, seed: int) -> dict[str, Any]:
     hidden = hide(parts.schema.labels(parts.train), head, share, seed)
     kept = hidden[head].drop_nulls()
-    estimator = _estimator(model, parts, seed)
     if model != "joint":
         # On the head alone, and on the rows that observe it.
-        parts = replace(parts, train=parts.train.filter(hidden[head].is_not_null()))
+        seen = parts.train.filter(hidden[head].is_not_null())
+        parts = replace(parts, train=seen, schema=_without_constants(parts.schema, seen))
         hidden = hidden.select(head).drop_nulls()
+    estimator = _estimator(model, parts, seed)
     validation = parts.schema.labels(parts.validation).select(hidden.columns)
     started = time.perf_counter()
     estimator.fit(parts.train, hidden, X_val=parts.validation, y_val=validation)
@@ -101,6 +105,16 @@ def _measure(parts: Parts, head: str, share: float, model: str, seed: int) -> di
         "seconds": round(seconds, 1),
         "git_commit": estimator.model_.lineage["git_commit"],
     }
+
+
+def _without_constants(schema: DataSchema, frame: pl.DataFrame) -> DataSchema:
+    """Ignore inputs with one value, such as whether there was a login where logins are observed."""
+    distinct = schema.inputs(frame).select(pl.all().n_unique()).row(0, named=True)
+    columns = tuple(
+        replace(column, role="ignored") if distinct.get(column.name) == 1 else column
+        for column in schema.columns
+    )
+    return replace(schema, columns=columns)
 
 
 def hide(labels: pl.DataFrame, head: str, share: float, seed: int) -> pl.DataFrame:
@@ -251,6 +265,7 @@ def draw(results: Mapping[str, Mapping[str, Any]], path: Path) -> None:
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--settings", nargs="+", choices=list(SETTINGS), default=list(SETTINGS))
+    parser.add_argument("--shares", nargs="+", type=float, choices=SHARES, default=list(SHARES))
     parser.add_argument("--seeds", type=int, default=2, help="seeds; 1 on the public tables")
     parser.add_argument("--out", type=Path, default=ROOT / "reports" / "benchmarks")
     add_data_option(parser)

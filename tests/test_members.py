@@ -171,7 +171,9 @@ def test_a_regression_too_large_for_a_logit_is_averaged() -> None:
 def test_one_member_is_a_network_without_members(trunk: str) -> None:
     shape = replace(shape_of(trunk, 1, dropout=0.2), linear_path=False)
     torch.manual_seed(3)
-    embedding = FeatureEmbedding(MIXED, numeric="piecewise_linear", width=3, bins=4)
+    embedding = FeatureEmbedding(
+        MIXED, numeric="piecewise_linear", width=3, bins=4, steps=shape.steps
+    )
     body = TRUNKS[trunk](embedding.out_features, 3, shape)
     towers = Towers(3, body.out_features, (4,), dropout=0.2)
     torch.manual_seed(3)

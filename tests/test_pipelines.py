@@ -201,10 +201,10 @@ def test_scarce_labels_are_hidden_from_one_head_alone(
     assert half.filter(kept)["a"].equals(tenth.filter(kept)["a"])
     assert scarce_labels.hide(labels, "a", 1.0, seed=0).equals(labels)
 
-    monkeypatch.setattr(scarce_labels, "SHARES", (1.0, 0.5))
-    setting = "simulated, relatedness 1"
+    setting = "simulated default, relatedness 1"
     monkeypatch.setattr(sys, "argv", [
-        "scarce_labels.py", "--settings", setting, "--seeds", "1", "--out", str(tmp_path)
+        *("scarce_labels.py", "--settings", setting, "--shares", "1", "0.5"),
+        *("--seeds", "1", "--out", str(tmp_path)),
     ])  # fmt: skip
     scarce_labels.main()
     assert len(capsys.readouterr().out.splitlines()) == 6

@@ -141,7 +141,7 @@ def test_fixed_parameters_are_not_searched(
     tuned = search(trials=3, fixed=fixed)
     assert tuned.trials.columns == [
         *("number", "state", "score", "epochs", "seconds", "error"),
-        *("linear_path", "learning_rate", "feature_dropout"),
+        *("linear_path", "learning_rate", "feature_dropout", "embedding_decay"),
     ]
     assert fixed.items() <= tuned.parameters.items()
     # The challenger is for the training to come: no trial needs one.
@@ -184,7 +184,7 @@ def test_what_is_searched(search: Callable[..., Tuned], monkeypatch: pytest.Monk
         assert (parameters["challenger"], parameters["random_state"]) == (None, 0)
     widths = tuned.trials["width"]
     assert widths[0] == 1
-    assert widths.min() < 0.7 < 1.5 < widths.max()
+    assert widths.min() < 0.8 < 1.5 < widths.max()
 
 
 def test_one_task_has_no_weight_and_no_network_of_its_own(cards: Frame) -> None:
@@ -459,7 +459,7 @@ def test_something_must_be_left_to_search(
 ) -> None:
     rest = {
         **{"learning_rate": 0.01, "dropout": 0, "feature_dropout": 0},
-        **{"linear_path": False, "task_weights": {}},
+        **{"linear_path": False, "embedding_decay": 1, "task_weights": {}},
     }
     with pytest.raises(ValueError, match="leaves no parameter to search"):
         search(fixed={**QUICK, **rest})
