@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 from numpy.typing import NDArray
+from safetensors.numpy import load_file, save_file
 
 from riskmtl.encoding import FeatureEncoder
 from riskmtl.errors import unknown_name
@@ -31,6 +32,7 @@ FORMAT = 3
 MANIFEST = "manifest.json"
 SEAL = "manifest.sha256"
 CHALLENGER = "challenger"
+BACKGROUND = "background.safetensors"
 
 _KEYS = (
     "format",
@@ -120,6 +122,8 @@ def _write(model: RiskModel, folder: Path) -> None:
     if model.challenger is not None:
         (folder / CHALLENGER).mkdir()
         _write(model.challenger, folder / CHALLENGER)
+    if model.background is not None:
+        save_file({"rows": model.background}, folder / BACKGROUND)
     rows = model.encoder.simulate(_GOLDEN_ROWS, seed=0)
     manifest = {
         "format": FORMAT,
@@ -241,6 +245,7 @@ def _follow(manifest: Mapping[str, Any], folder: Path) -> RiskModel:
         schema=None if schema is None else DataSchema.from_dict(schema),
         lineage=dict(manifest["lineage"]),
         made_by=dict(manifest["estimator"]),
+        background=_read_background(folder),
     )
     if not model.tasks:
         raise ValueError("there is no binary head")
@@ -252,11 +257,20 @@ def _follow(manifest: Mapping[str, Any], folder: Path) -> RiskModel:
     kinds = [head.kind == "regression" for head in model.heads]
     if manifest["settings"].get("regression", kinds) != kinds:
         raise ValueError("network and heads have other regressions")
+    if model.background is not None and model.background.shape[1] != len(model.encoder.columns_):
+        raise ValueError("background and encoder have other columns")
     if model.schema is not None:
         inputs = [column.name for column in model.schema.input_columns]
         if inputs != [column.name for column in model.encoder.columns_]:
             raise ValueError("schema and encoder have other columns")
     return model
+
+
+def _read_background(folder: Path) -> NDArray[np.float32] | None:
+    if not (folder / BACKGROUND).exists():
+        return None
+    rows: NDArray[np.float32] = load_file(folder / BACKGROUND)["rows"]
+    return rows
 
 
 def _require_same_rows(model: RiskModel, challenger: RiskModel, folder: Path) -> None:

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 from numpy.typing import NDArray
+from torch import Tensor
 
 from riskmtl.calibration import Calibrator
 from riskmtl.columns import KINDS
@@ -97,6 +98,8 @@ class RiskModel:
         Class and parameters of the estimator that trained it, as plain values.
     challenger : RiskModel, optional
         A model of the same tasks trained on the same rows. A blend answers with both.
+    background : ndarray of shape (rows, features), optional
+        Encoded training rows that explanations compare with.
     """
 
     encoder: FeatureEncoder
@@ -106,6 +109,7 @@ class RiskModel:
     lineage: dict[str, Any] = field(default_factory=dict)
     made_by: dict[str, Any] = field(default_factory=dict)
     challenger: RiskModel | None = None
+    background: NDArray[np.float32] | None = None
 
     @classmethod
     def load(cls, folder: str | Path, *, with_challenger: bool = False) -> RiskModel:
@@ -144,10 +148,28 @@ class RiskModel:
         frame = as_frame(table)
         return self.encoder.transform(self.schema.inputs(frame) if self.schema else frame)
 
-    def outputs(self, encoded: NDArray[np.float32]) -> dict[str, NDArray[np.float64]]:
-        """Calibrated log-odds, or predictions, of every head for encoded rows."""
+    def outputs(
+        self, encoded: NDArray[np.float32] | Tensor, *, calibrated: bool = True
+    ) -> dict[str, NDArray[np.float64]]:
+        """
+        Log-odds, or predictions, of every head.
+
+        Parameters
+        ----------
+        encoded : ndarray or Tensor of shape (rows, features)
+            A tensor may lie on the device of a network that answers alone.
+        calibrated : bool
+            A blend mixes calibrated log-odds whatever is asked.
+
+        Returns
+        -------
+        dict of str to ndarray of shape (rows,)
+        """
         raw = self.scorer.raw(encoded)
-        outputs = {head.task: head.margin(raw[:, i]) for i, head in enumerate(self.heads)}
+        outputs = {
+            head.task: head.margin(raw[:, i]) if calibrated else head.uncalibrated(raw[:, i])
+            for i, head in enumerate(self.heads)
+        }
         if not self.is_blend:
             return outputs
         assert self.challenger is not None

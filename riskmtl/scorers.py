@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from safetensors.torch import load_file, save_file
+from torch import Tensor
 
 from riskmtl.networks import IndependentNetworks, Network, NetworkConfig
 
@@ -36,7 +37,7 @@ class Scorer(Protocol):
 
     name: str
 
-    def raw(self, encoded: NDArray[np.float32]) -> NDArray[np.float64]:
+    def raw(self, encoded: NDArray[np.float32] | Tensor) -> NDArray[np.float64]:
         """Map ``(rows, features)`` to ``(rows, heads)``."""
 
     def write(self, folder: Path) -> dict[str, Any]:
@@ -76,14 +77,14 @@ class NetworkScorer:
         self.regression = [bool(kind) for kind in regression]
         self.device = torch.device(device)
 
-    def raw(self, encoded: NDArray[np.float32]) -> NDArray[np.float64]:
+    def raw(self, encoded: NDArray[np.float32] | Tensor) -> NDArray[np.float64]:
         """Map ``(rows, features)`` to ``(rows, heads)`` in micro-batches."""
         out = np.empty((len(encoded), len(self.regression)), dtype=np.float64)
         size = GPU_ROWS if self.device.type == "cuda" else CPU_ROWS
         size = max(1, size // self.shape.members)
         with torch.inference_mode():
             for start in range(0, len(encoded), size):
-                rows = torch.from_numpy(encoded[start : start + size]).to(self.device)
+                rows = torch.as_tensor(encoded[start : start + size]).to(self.device)
                 out[start : start + size] = self.network(rows).cpu().numpy()
         return out
 
@@ -142,17 +143,39 @@ class TreeScorer:
         self.threads = threads
         self._boosters: list[Any] = []
 
-    def raw(self, encoded: NDArray[np.float32]) -> NDArray[np.float64]:
+    def raw(self, encoded: NDArray[np.float32] | Tensor) -> NDArray[np.float64]:
         """Map ``(rows, features)`` to log-odds ``(rows, heads)``."""
+        return np.stack(self._predicted(encoded, raw_score=True), axis=-1)
+
+    def contributions(self, encoded: NDArray[np.float32]) -> NDArray[np.float64]:
+        """
+        LightGBM's own attributions of the log-odds (Lundberg et al. 2020, path-dependent).
+
+        Parameters
+        ----------
+        encoded : ndarray of shape (rows, features)
+
+        Returns
+        -------
+        ndarray of shape (rows, features + 1, heads)
+            The mean over the training rows comes last.
+        """
+        return np.stack(self._predicted(encoded, pred_contrib=True), axis=-1)
+
+    def _predicted(
+        self, encoded: NDArray[np.float32] | Tensor, **options: Any
+    ) -> list[NDArray[np.float64]]:
         import lightgbm
 
         if not self._boosters:
             self._boosters = [lightgbm.Booster(model_str=text) for text in self.models]
-        options = {} if self.threads is None else {"num_threads": self.threads}
-        columns = [
-            booster.predict(encoded, raw_score=True, **options) for booster in self._boosters
+        if self.threads is not None:
+            options["num_threads"] = self.threads
+        rows = np.asarray(encoded)
+        return [
+            np.asarray(booster.predict(rows, **options), dtype=np.float64)
+            for booster in self._boosters
         ]
-        return np.column_stack(columns).astype(np.float64)
 
     def write(self, folder: Path) -> dict[str, Any]:
         """Write ``head_0.lgb.txt``, ``head_1.lgb.txt``, …."""
@@ -186,9 +209,9 @@ class LinearScorer:
     def __init__(self, arrays: Mapping[str, NDArray[Any]]) -> None:
         self.arrays = dict(arrays)
 
-    def raw(self, encoded: NDArray[np.float32]) -> NDArray[np.float64]:
+    def raw(self, encoded: NDArray[np.float32] | Tensor) -> NDArray[np.float64]:
         """Map ``(rows, features)`` to log-odds ``(rows, heads)``."""
-        a = self.arrays
+        a, encoded = self.arrays, np.asarray(encoded)
         is_number = a["offset"] < 0
         values = encoded[:, is_number].astype(np.float64)
         missing = np.isnan(values)

@@ -254,6 +254,7 @@ def test_a_model_replaces_an_older_one(
 ) -> None:
     small.save(model_copy)
     files = {"manifest.json", "manifest.sha256", "coefficients.safetensors"}
+    files.add("background.safetensors")
     assert set(content(model_copy)) == files
     assert [path.name for path in model_copy.parent.iterdir()] == ["model"]
     loaded = LogisticBaseline.load(model_copy)
@@ -332,6 +333,8 @@ def test_the_older_model_survives_if_the_new_one_cannot_take_its_place(
 
 FILES = [
     "weights.safetensors",
+    "background.safetensors",
+    "challenger/background.safetensors",
     "challenger/manifest.json",
     "challenger/manifest.sha256",
     "challenger/head_0.lgb.txt",
@@ -506,7 +509,7 @@ def test_a_missing_key_is_refused(model_copy: Path, key: str) -> None:
     [
         pytest.param(key, value, id=f"{key}: {value}")
         for key in KEYS
-        for value in (None, [], {}, 3, "text", [{}], {"a": 1})
+        for value in (None, [], {}, 7, "text", [{}], {"a": 1})
         if (key, value) != ("schema", None)  # a model may have none
     ],
 )
