@@ -40,9 +40,9 @@ class Sizes:
         Choose sizes for a table.
 
         Members keep a small table from being learned by heart, and bear a higher rate; a large one
-        gains more from further experts, and would pay most for members. Small batches leave small
-        tables enough steps of the optimiser. A value of its own vector needs some hundred rows in
-        the mean; decay keeps vectors of rare values short where members do not.
+        gains more from further experts, and pays most for members. Small batches leave small tables
+        enough steps of the optimiser. A value with a vector of its own needs hundreds of rows;
+        decay keeps vectors of rare values short where members do not.
 
         Parameters
         ----------
