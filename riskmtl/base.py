@@ -473,6 +473,11 @@ class MultiTaskEstimator(ClassifierMixin, BaseEstimator, ABC):  # type: ignore[m
         """
         self._require_fitted()
         inputs, _ = self._read_inputs(X, reset=False)
+        if method == "tree" and background is not None:
+            raise ValueError(
+                "method='tree' compares with the training rows: leave background out, or use "
+                "method='sampled'"
+            )
         compared = self.model_.background if background is None else self._encode(background)
         if compared is None:
             raise ValueError("the model keeps no background: give one")

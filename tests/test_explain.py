@@ -256,10 +256,10 @@ def test_heads_are_explained_in_the_order_asked_for(
     trained: MultiTaskClassifier, parts: Split
 ) -> None:
     rows, compared = some(parts), parts.train.head(8)
-    whole = trained.explain(rows, background=compared)
-    for model, method in ((trained, "sampled"), (trained.challenger_, "tree")):
-        whole = model.explain(rows, background=compared, method=method)
-        few = model.explain(rows, background=compared, heads=["takeover", "default"], method=method)
+    sampled, own = {"background": compared}, {"method": "tree"}
+    for model, options in ((trained, sampled), (trained.challenger_, own)):
+        whole = model.explain(rows, **options)
+        few = model.explain(rows, heads=["takeover", "default"], **options)
         assert few.heads == ["takeover", "default"]
         np.testing.assert_allclose(few.values, whole.values[:, :, [2, 0]], atol=1e-6)
         np.testing.assert_allclose(few.base, whole.base[[2, 0]], atol=1e-6)
@@ -375,8 +375,11 @@ def test_what_does_not_go_together_is_refused(
 ) -> None:
     with pytest.raises(ValueError, match="explain its parts one by one"):
         blend.explain(some(parts), calibrated=False)
+    trees = trained.challenger_
     with pytest.raises(ValueError, match="explains log-odds alone"):
-        trained.challenger_.explain(some(parts), method="tree", scale="probability")
+        trees.explain(some(parts), method="tree", scale="probability")
+    with pytest.raises(ValueError, match="leave background out"):
+        trees.explain(some(parts), method="tree", background=parts.train)
 
 
 def test_a_model_that_answers_the_same_row_in_two_ways_is_an_error(

@@ -179,21 +179,19 @@ def _by_paths(
     """LightGBM's own attributions, which follow the training rows down each tree's branches."""
     assert isinstance(model.scorer, TreeScorer)
     raw = model.scorer.contributions(encoded)  # (rows, features + 1, heads)
+    position_of = {head.task: position for position, head in enumerate(model.heads)}
     values, base = [], []
-    for position, head in enumerate(model.heads):
-        if head.task not in heads:
-            continue
-        slope = head.calibrator.slope if calibrated else 1.0
-        own = raw[:, :-1, position] * slope
+    for task in heads:
+        position = position_of[task]
+        head, start = model.heads[position], raw[0, -1, position]
+        own = raw[:, :-1, position] * (head.calibrator.slope if calibrated else 1.0)
         values.append(np.column_stack([own[:, list(group)].sum(1) for group in columns]))
-        start = raw[0, -1, position]
         base.append(float(head.margin(start) if calibrated else head.uncalibrated(start)))
-    order = [[h for h in model.tasks if h in heads].index(head) for head in heads]
-    stacked = np.stack(values, axis=-1)[:, :, order]
+    stacked = np.stack(values, axis=-1)
     return Explanation(
         values=stacked,
         errors=np.zeros_like(stacked),
-        base=np.array(base)[order],
+        base=np.array(base),
         outputs=_function(model, heads, "log_odds", calibrated)(torch.from_numpy(encoded)),
         background="training rows",
         permutations=np.zeros(len(encoded), dtype=np.int64),
