@@ -2,11 +2,14 @@ PYTHON ?= python3
 BIN := .venv/bin
 STAMP := .venv/.installed
 
-.PHONY: demo test test-slow lint format clean
-.PHONY: benchmark benchmark-search benchmark-scarce benchmark-speed benchmark-gpu
+.PHONY: demo explanations test test-slow lint format clean
+.PHONY: benchmark benchmark-search benchmark-scarce benchmark-explanations benchmark-speed benchmark-gpu
 
 demo: $(STAMP)  ## simulate, train, compare, score: the whole way in one go
 	$(BIN)/python pipelines/risk_portfolio.py
+
+explanations: $(STAMP)  ## pictures of the demo's explanations, after `make demo`
+	$(BIN)/python pipelines/explanations.py
 
 test: $(STAMP)  ## the test suite, under 8 minutes on two cores
 	$(BIN)/python -m pytest -q
@@ -31,6 +34,9 @@ benchmark-search: $(STAMP)  ## the choice of the defaults, on validation rows
 
 benchmark-scarce: $(STAMP)  ## joint training where one head has few labels
 	$(BIN)/python pipelines/scarce_labels.py
+
+benchmark-explanations: $(STAMP)  ## error and time of explanations beside shap's
+	$(BIN)/python pipelines/benchmark_explanations.py
 
 benchmark-gpu: $(STAMP)  ## speed of training on a GPU, where there is one
 	$(BIN)/python tests/benchmarks/gpu_training.py

@@ -9,6 +9,7 @@ if TYPE_CHECKING:
     from riskmtl.baseline import LightGBMBaseline, LogisticBaseline
     from riskmtl.encoding import FeatureEncoder
     from riskmtl.estimator import MultiTaskClassifier
+    from riskmtl.explain.wording import load_reasons
     from riskmtl.model import RiskModel
     from riskmtl.schema import DataSchema
     from riskmtl.schema_file import load_schema
@@ -24,6 +25,7 @@ _HOME = {
     "LogisticBaseline": "riskmtl.baseline",
     "MultiTaskClassifier": "riskmtl.estimator",
     "RiskModel": "riskmtl.model",
+    "load_reasons": "riskmtl.explain.wording",
     "load_schema": "riskmtl.schema_file",
     "simulate_portfolio": "riskmtl.simulate",
 }
@@ -35,6 +37,7 @@ __all__ = [
     "LogisticBaseline",
     "MultiTaskClassifier",
     "RiskModel",
+    "load_reasons",
     "load_schema",
     "simulate_portfolio",
 ]

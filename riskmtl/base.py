@@ -10,7 +10,7 @@ from __future__ import annotations
 import time
 import warnings
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar, Self
@@ -32,9 +32,8 @@ from riskmtl.artefact import ArtefactError, load_model, save_model
 from riskmtl.calibration import Calibrator, fit_calibrator
 from riskmtl.encoding import FeatureEncoder
 from riskmtl.errors import unknown_name
-from riskmtl.explain.attribution import explain_rows
 from riskmtl.explain.background import representative_rows
-from riskmtl.explain.explanation import Explanation
+from riskmtl.explaining import ExplainerMixin
 from riskmtl.frames import as_frame
 from riskmtl.holdout import held_out_rows
 from riskmtl.labels import Labels, TaskLabels, encode_labels, read_labels
@@ -77,7 +76,7 @@ class Prepared:
         return self.validation is not self.rows
 
 
-class MultiTaskEstimator(ClassifierMixin, BaseEstimator, ABC):  # type: ignore[misc]
+class MultiTaskEstimator(ExplainerMixin, ClassifierMixin, BaseEstimator, ABC):  # type: ignore[misc]
     """
     Base of the estimators; see :class:`riskmtl.MultiTaskClassifier` for the shared methods.
 
@@ -405,94 +404,6 @@ class MultiTaskEstimator(ClassifierMixin, BaseEstimator, ABC):  # type: ignore[m
         kinds = {head.task: head.kind for head in self.model_.heads}
         return pl.DataFrame(
             {t: sigmoid(v) if kinds[t] == "binary" else v for t, v in outputs.items()}
-        )
-
-    def explain(
-        self,
-        X: Any,
-        *,
-        background: Any = None,
-        heads: Sequence[str] | None = None,
-        groups: Mapping[str, Sequence[str]] | None = None,
-        method: str = "sampled",
-        scale: str = "log_odds",
-        calibrated: bool = True,
-        budget: int = 4,
-        tolerance: float = 0.0,
-        random_state: int = 0,
-    ) -> Explanation:
-        """
-        Say what each column adds to each head's answer, compared with a background.
-
-        Parameters
-        ----------
-        X : table of shape (rows, columns)
-        background : table, optional
-            Rows to compare with, such as approved customers. Default: 256 training rows, spread
-            over the scores as all are, which the model keeps.
-        heads : sequence of str, optional
-            Default: all binary tasks; they cost little more than one.
-        groups : mapping of str to sequence of str, optional
-            Columns that are explained as one.
-        method : {"sampled", "tree"}
-            ``"sampled"``: Shapley values of the interventional game over columns, from
-            permutations; see :func:`riskmtl.explain.shapley.shapley_values`. ``"tree"``: LightGBM's
-            own path-dependent attributions, quick and exact in another game, whose background is
-            the training rows; for a :class:`LightGBMBaseline` alone.
-        scale : {"log_odds", "probability"}
-        calibrated : bool
-            Explain the answer after calibration, or before.
-        budget : int
-            Most permutations per background row: even, at least 4. A row costs so many times
-            background rows times columns evaluations.
-        tolerance : float
-            A row is done once no standard error of a value is above this.
-        random_state : int
-
-        Returns
-        -------
-        Explanation
-            ``base + values.sum(1)`` is the answer; on the default scale that of
-            :meth:`decision_function`.
-
-        Raises
-        ------
-        ValueError
-            If a head, column, method or scale is unknown.
-
-        Examples
-        --------
-        >>> import polars as pl
-        >>> from riskmtl import LightGBMBaseline
-        >>> X = pl.DataFrame({"amount": [1.0, 9.0] * 100, "country": ["FR", "XX", "FR", "DE"] * 50})
-        >>> y = pl.DataFrame({"fraud": [0, 1] * 100})
-        >>> model = LightGBMBaseline(trials=1, random_state=0).fit(X, y)
-        >>> found = model.explain(X[:2])
-        >>> found.features, found.heads, found.values.shape
-        (['amount', 'country'], ['fraud'], (2, 2, 1))
-        """
-        self._require_fitted()
-        inputs, _ = self._read_inputs(X, reset=False)
-        if method == "tree" and background is not None:
-            raise ValueError(
-                "method='tree' compares with the training rows: leave background out, or use "
-                "method='sampled'"
-            )
-        compared = self.model_.background if background is None else self._encode(background)
-        if compared is None:
-            raise ValueError("the model keeps no background: give one")
-        return explain_rows(
-            self.model_,
-            inputs,
-            compared,
-            heads=heads,
-            groups=groups,
-            method=method,
-            scale=scale,
-            calibrated=calibrated,
-            budget=budget,
-            tolerance=tolerance,
-            seed=random_state,
         )
 
     def score(self, X: Any, y: Any = None, sample_weight: Any = None) -> float:

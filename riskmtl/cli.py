@@ -108,6 +108,41 @@ def _parser() -> argparse.ArgumentParser:
     score.add_argument("--data", type=Path, required=True, help="Parquet file")
     score.add_argument("--out", type=Path, required=True, help="Parquet file of scores")
     _add_max_bad(score)
+
+    explain = verbs.add_parser(
+        "explain",
+        help="say why rows of a file have their scores",
+        description="Explain the scores of rows of a file: what each column adds to each head's "
+        "log-odds, the error of that, and the reasons. A job that was killed goes on.",
+    )
+    explain.set_defaults(run=_explain)
+    explain.add_argument("--model", type=Path, required=True, help="folder of the model")
+    explain.add_argument("--data", type=Path, required=True, help="Parquet file")
+    explain.add_argument("--out", type=Path, required=True, help="new folder for the explanations")
+    explain.add_argument(
+        "--rows",
+        default="all",
+        metavar="RULE",
+        help="all (default), top:1%% or top:500 (highest scores of any head), score>=0.2 "
+        "(of any head), sample:5000 or sample:1%% (at random)",
+    )
+    explain.add_argument("--heads", nargs="+", metavar="HEAD", help="default: all")
+    explain.add_argument("--words", type=Path, help="YAML file of the words that customers read")
+    explain.add_argument("--reasons", type=int, default=4, metavar="N", help="per row (default: 4)")
+    explain.add_argument(
+        "--budget",
+        type=int,
+        default=4,
+        help="most permutations per background row: even, at least 4 (default: 4)",
+    )
+    explain.add_argument(
+        "--tolerance",
+        type=float,
+        default=0.0,
+        help="a row is done once no standard error is above this (default: 0)",
+    )
+    explain.add_argument("--seed", type=int, default=0)
+    _add_max_bad(explain)
     return parser
 
 
@@ -295,6 +330,32 @@ def _score(options: argparse.Namespace) -> None:
     print(f"{report.scored:,} of {report.rows:,} rows scored: {report.out}")
     if report.quarantine is not None:
         print(f"{report.quarantined:,} rows refused: {report.quarantine}")
+
+
+def _explain(options: argparse.Namespace) -> None:
+    from riskmtl.artefact import load_model
+    from riskmtl.explain.job import Settings, explain_file
+    from riskmtl.explain.wording import load_reasons
+
+    settings = Settings(
+        rows=options.rows,
+        heads=options.heads,
+        words=None if options.words is None else load_reasons(options.words),
+        n=options.reasons,
+        budget=options.budget,
+        tolerance=options.tolerance,
+        seed=options.seed,
+        max_bad=options.max_bad,
+    )
+    report = explain_file(
+        load_model(options.model),
+        options.data,
+        options.out,
+        settings,
+        announce=lambda message: print(message, flush=True),
+        progress=sys.stderr.isatty(),
+    )
+    print(f"{report.explained:,} of {report.rows:,} rows explained: {report.out}")
 
 
 # ---- what verbs share ----------------------------------------------------------------------------

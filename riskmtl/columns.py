@@ -13,6 +13,7 @@ ROLES = ("numeric", "categorical", "key", "time", "weight", "protected", "ignore
 KINDS = ("binary", "regression")
 DATE_TYPES = ("date", "datetime", "year")
 NUMBER_TYPES = ("number", "integer", "year")
+DIRECTIONS = ("both", "up", "down")
 RESERVED = ("_row", "_rule")
 
 _TEXT = (pl.String, pl.Categorical, pl.Enum)
@@ -44,6 +45,8 @@ class Column:
         Codes that mean missing.
     protected : bool
         Whether an input is also a protected characteristic.
+    changeable : {"", "both", "up", "down"}
+        Ways in which a person can change an input, for counterfactuals; empty: in none.
     """
 
     name: str
@@ -55,6 +58,7 @@ class Column:
     enum: tuple[Any, ...] | None = None
     missing_values: tuple[Any, ...] = ()
     protected: bool = False
+    changeable: str = ""
 
     @property
     def is_input(self) -> bool:

@@ -128,6 +128,11 @@ class RiskModel:
         """``"blend"``, or the name of its scorer."""
         return "blend" if self.is_blend else self.scorer.name
 
+    @property
+    def identity(self) -> dict[str, Any]:
+        """What a file made with this model says of it."""
+        return {name: self.lineage.get(name) for name in ("model_id", "schema_sha256")}
+
     def parts(self) -> dict[str, RiskModel]:
         """The models that answer, by kind: a blend's network and challenger, or the model alone."""
         if not self.is_blend:

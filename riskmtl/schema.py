@@ -19,6 +19,7 @@ import polars as pl
 
 from riskmtl.columns import (
     DATE_TYPES,
+    DIRECTIONS,
     NUMBER_TYPES,
     ROLES,
     TYPES,
@@ -459,6 +460,8 @@ class DataSchema:
         for c in values["columns"]:
             if c["type"] not in TYPES or c["role"] not in ROLES:
                 raise ValueError(f"column {c['name']!r} has an unknown type or role")
+            if c.get("changeable", "") not in ("", *DIRECTIONS):
+                raise ValueError(f"column {c['name']!r} changes in an unknown direction")
         columns = [
             Column(**{**c, "enum": _tuple(c["enum"]), "missing_values": tuple(c["missing_values"])})
             for c in values["columns"]

@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from datetime import date, datetime
 from pathlib import Path
 from typing import Any, NoReturn
-
-import yaml
 
 from riskmtl.columns import DATE_TYPES, KINDS, RESERVED, ROLES, TYPES, Column, Task
 from riskmtl.errors import unknown_name
 from riskmtl.schema import DataSchema
 from riskmtl.splits import Part, SplitRule
+from riskmtl.yaml_file import Node, read_yaml
 
 _NUMBER = (int, float)
-_CODE = (str, int, float, bool)
 _DATE = (date,)
 
 
@@ -24,80 +21,8 @@ class SchemaError(ValueError):
     """A mistake in a schema file; the message names the file, the place and the remedy."""
 
 
-class _Loader(yaml.SafeLoader):
-    """Reads YAML and refuses a key that is written twice."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        keys = [self.construct_object(key, deep=True) for key, _ in node.value]
-        for key in keys:
-            if keys.count(key) > 1:
-                raise yaml.MarkedYAMLError(
-                    problem=f"key {key!r} is written twice", problem_mark=node.start_mark
-                )
-        return super().construct_mapping(node, deep=deep)
-
-
-class _Node:
-    """A mapping in the file that knows where it stands."""
-
-    def __init__(self, values: Any, place: str, valid: Sequence[str]) -> None:
-        self.place = place
-        if not isinstance(values, Mapping):
-            self.fail(f"expected a mapping with the keys {', '.join(valid)}, got {values!r}")
-        self.values: Mapping[str, Any] = values
-        for key in values:
-            if key not in valid:
-                self.fail(unknown_name("key", key, valid))
-
-    def fail(self, message: str) -> NoReturn:
-        raise SchemaError(f"{self.place}: {message}")
-
-    def text(self, key: str, default: str | None = None, valid: Sequence[str] = ()) -> str:
-        value = self.values.get(key, default)
-        if value is None:
-            self.fail(f"key {key!r} is missing")
-        if not isinstance(value, str):
-            self.fail(f"{key} must be text, got {value!r}: put it in quotes")
-        if valid and value not in valid:
-            self.fail(unknown_name(key, value, valid))
-        return value
-
-    def scalar(self, key: str, kinds: tuple[type, ...], what: str) -> Any:
-        value = self.values.get(key)
-        misfit = isinstance(value, bool) and bool not in kinds
-        misfit |= isinstance(value, float) and not math.isfinite(value)
-        if (value is None and key in self.values) or (
-            value is not None and (misfit or not isinstance(value, kinds))
-        ):
-            self.fail(f"{key} must be {what}, got {value!r}")
-        return value
-
-    def flag(self, key: str) -> bool:
-        return bool(self.scalar(key, (bool,), "true or false"))
-
-    def codes(self, key: str) -> tuple[Any, ...] | None:
-        """Read a value or a list of values."""
-        return self.as_codes(self.values[key], key) if key in self.values else None
-
-    def as_codes(self, value: Any, key: str) -> tuple[Any, ...]:
-        items = value if isinstance(value, list) else [value]
-        for item in items:
-            if not isinstance(item, _CODE):
-                self.fail(f"{key} must be a value or a list of values, got {item!r}")
-        return tuple(items)
-
-    def some_codes(self, key: str) -> tuple[Any, ...] | None:
-        """Read a value or a list of at least one value."""
-        codes = self.codes(key)
-        if codes == ():
-            self.fail(f"{key} must hold at least one value")
-        return codes
-
-    def items(self, key: str) -> list[Any]:
-        value = self.values.get(key)
-        if not isinstance(value, list) or not value:
-            self.fail(f"{key} must be a list with at least one entry")
-        return value
+class _Node(Node):
+    error = SchemaError
 
 
 def load_schema(path: str | Path) -> DataSchema:
@@ -119,13 +44,7 @@ def load_schema(path: str | Path) -> DataSchema:
         If the file is absent, is not YAML, or holds a mistake: the message names the file, the
         place in it and what to write instead.
     """
-    path = Path(path)
-    try:
-        values = yaml.load(path.read_text(encoding="utf-8"), Loader=_Loader)
-    except FileNotFoundError:
-        raise SchemaError(f"{path}: no such file") from None
-    except (yaml.YAMLError, UnicodeDecodeError, OSError) as error:
-        raise SchemaError(f"{path}: not a readable YAML file ({_one_line(error)})") from error
+    values = read_yaml(path, SchemaError)
     return parse_schema(values, str(path))
 
 
@@ -188,7 +107,9 @@ def parse_schema(values: Any, source: str = "schema") -> DataSchema:
 
 
 def _column(values: Any, place: str, table_missing: tuple[Any, ...]) -> Column:
-    valid = ("name", "type", "role", "constraints", "missingValues", "protected", "title")
+    valid = (
+        "name", "type", "role", "constraints", "missingValues", "protected", "changeable", "title",
+    )  # fmt: skip
     node = _Node(values, place, valid)
     name = node.text("name")
     node.place = f"{place} ({name})"
@@ -238,7 +159,26 @@ def _column(values: Any, place: str, table_missing: tuple[Any, ...]) -> Column:
         enum=enum,
         missing_values=codes,
         protected=node.flag("protected") or role == "protected",
+        changeable=_changeable(node, kind, role),
     )
+
+
+def _changeable(node: _Node, kind: str, role: str) -> str:
+    """Read in which ways a field can change."""
+    value = node.values.get("changeable", False)
+    if value is False:
+        return ""
+    if value is not True and value not in ("up", "down"):
+        node.fail(f"changeable must be true, false, up or down, got {value!r}")
+    if role not in ("numeric", "categorical"):
+        node.fail(f"a field of role {role} cannot be changeable: it is no input")
+    if node.flag("protected"):
+        node.fail("a protected field cannot be changeable: remove one of the two")
+    if kind in DATE_TYPES:
+        node.fail(f"a {kind} cannot be changeable: remove the key")
+    if value is not True and role == "categorical":
+        node.fail(f"a category cannot go {value}: use changeable: true")
+    return "both" if value is True else str(value)
 
 
 def _fits(code: Any, kind: str) -> bool:
@@ -391,7 +331,3 @@ def _moment(value: date | None, node: _Node) -> datetime | None:
             node.fail(f"{value.isoformat()} has a time zone: write it without one")
         return value
     return None if value is None else datetime(value.year, value.month, value.day)
-
-
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split())

@@ -77,11 +77,23 @@ class NetworkScorer:
         self.regression = [bool(kind) for kind in regression]
         self.device = torch.device(device)
 
+    @property
+    def rows(self) -> int:
+        """Rows of a micro-batch."""
+        size = GPU_ROWS if self.device.type == "cuda" else CPU_ROWS
+        return max(1, size // self.shape.members)
+
+    @property
+    def networks(self) -> list[Network]:
+        """The networks whose outputs lie side by side; most often it is one."""
+        if isinstance(self.network, Network):
+            return [self.network]
+        return [network for network in self.network.networks if isinstance(network, Network)]
+
     def raw(self, encoded: NDArray[np.float32] | Tensor) -> NDArray[np.float64]:
         """Map ``(rows, features)`` to ``(rows, heads)`` in micro-batches."""
         out = np.empty((len(encoded), len(self.regression)), dtype=np.float64)
-        size = GPU_ROWS if self.device.type == "cuda" else CPU_ROWS
-        size = max(1, size // self.shape.members)
+        size = self.rows
         with torch.inference_mode():
             for start in range(0, len(encoded), size):
                 rows = torch.as_tensor(encoded[start : start + size]).to(self.device)

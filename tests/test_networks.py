@@ -28,7 +28,7 @@ from riskmtl.networks.embedding import (
     Standardized,
     bin_edges,
 )
-from riskmtl.networks.layers import Gates, GroupLinear, GroupMLP, Towers
+from riskmtl.networks.layers import Gates, GroupLinear, GroupMLP, Towers, Trunk
 from riskmtl.networks.mmoe import MMoE
 from riskmtl.networks.ple import PLE
 from riskmtl.networks.shared_bottom import SharedBottom
@@ -633,7 +633,7 @@ def test_config_survives_lists_for_tuples() -> None:
     hash(config)
 
 
-class OwnBottoms(nn.Module):
+class OwnBottoms(Trunk):
     """A trunk of someone else: a linear layer for each task."""
 
     def __init__(self, in_features: int, tasks: int, config: NetworkConfig) -> None:
@@ -643,8 +643,11 @@ class OwnBottoms(nn.Module):
             nn.Linear(in_features, self.out_features) for _ in range(tasks)
         )
 
-    def forward(self, x: Tensor) -> Tensor:
-        return torch.stack([bottom(x) for bottom in self.bottoms])
+    def first(self, x: Tensor) -> tuple[Tensor, ...]:
+        return (torch.stack([bottom(x) for bottom in self.bottoms]),)
+
+    def rest(self, *parts: Tensor) -> Tensor:
+        return parts[0]
 
 
 def test_a_new_trunk_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -732,6 +732,15 @@ def test_a_schema_comes_back_from_plain_values(part, enum, codes, where, as_of):
     assert again.hash == schema.hash
 
 
+def test_a_direction_that_there_is_not_is_refused() -> None:
+    column = Column("a", "number", "numeric", changeable="up")
+    plain = DataSchema("s", (column,), (Task("t", "y"),)).to_dict()
+    assert DataSchema.from_dict(plain).columns == (column,)
+    plain["columns"][0]["changeable"] = "sideways"
+    with pytest.raises(ValueError, match="'a' changes in an unknown direction"):
+        DataSchema.from_dict(plain)
+
+
 # --- The public tables ----------------------------------------------------------------------------
 
 TABLES = {

@@ -113,6 +113,37 @@ def test_a_whole_file_is_read_as_it_stands(tmp_path: Path) -> None:
     )
 
 
+def test_what_can_change_is_marked_with_its_direction() -> None:
+    values = copy.deepcopy(GOOD)
+    marks = {"amount": "down", "age": False, "country": True, "online": False}
+    for item in values["fields"]:
+        item.update({"changeable": marks[item["name"]]} if item["name"] in marks else {})
+    schema = parse_schema(values)
+    read = {column.name: column.changeable for column in schema.columns if column.changeable}
+    assert read == {"amount": "down", "country": "both"}
+    assert DataSchema.from_dict(schema.to_dict()) == schema
+    assert schema.hash != parse_schema(GOOD).hash
+
+
+def test_a_schema_written_before_there_were_marks_is_read() -> None:
+    plain = parse_schema(GOOD).to_dict()
+    for column in plain["columns"]:
+        del column["changeable"]
+    assert DataSchema.from_dict(plain) == parse_schema(GOOD)
+
+
+def test_the_portfolio_marks_what_a_customer_can_bring_about() -> None:
+    path = next(path for path in SCHEMAS if path.stem == "risk_portfolio")
+    assert {c.name: c.changeable for c in load_schema(path).columns if c.changeable} == {
+        "acc_utilisation": "down",
+        "acc_payment_ratio": "up",
+        "acc_inquiries_6m": "down",
+        "txn_cash_share": "both",
+        "txn_gambling_share": "down",
+        "txn_low_balance_days": "down",
+    }
+
+
 def test_a_code_of_the_table_is_kept_only_where_it_can_occur() -> None:
     schema = parse_schema(GOOD)
     codes = {column.name: column.missing_values for column in schema.columns}
@@ -304,6 +335,46 @@ MISTAKES = {
     "an allowed number in a text field": (
         field("country", constraints={"enum": ["FR", 1]}),
         r"fields\[5\] \(country\).*enum.*1",
+    ),
+    "changeable in a way that there is not": (
+        field("amount", changeable="upwards"),
+        r"fields\[3\] \(amount\): changeable must be true, false, up or down, got 'upwards'",
+    ),
+    "changeable as a number": (
+        field("amount", changeable=1),
+        r"\(amount\): changeable must be true, false, up or down, got 1",
+    ),
+    "a changeable key": (
+        field("id", changeable=True),
+        r"fields\[0\] \(id\): a field of role key cannot be changeable: it is no input",
+    ),
+    "a changeable field for fairness evidence": (
+        field("gender", changeable=True),
+        r"\(gender\): a field of role protected cannot be changeable: it is no input",
+    ),
+    "a protected input that is changeable": (
+        field("age", changeable="up"),
+        r"fields\[4\] \(age\): a protected field cannot be changeable: remove one of the two",
+    ),
+    "a changeable date": (
+        field("opened", changeable=True),
+        r"\(opened\): a date cannot be changeable: remove the key",
+    ),
+    "a changeable year": (
+        appended({"name": "built", "type": "year", "changeable": "up"}),
+        r"fields\[10\] \(built\): a year cannot be changeable: remove the key",
+    ),
+    "a string that goes up": (
+        field("country", changeable="up"),
+        r"\(country\): a category cannot go up: use changeable: true",
+    ),
+    "a boolean that goes down": (
+        field("online", changeable="down"),
+        r"\(online\): a category cannot go down: use changeable: true",
+    ),
+    "a number as a category that goes up": (
+        field("amount", role="categorical", changeable="up"),
+        r"\(amount\): a category cannot go up: use changeable: true",
     ),
     "the same field twice": (
         appended({"name": "amount", "type": "number"}),

@@ -13,12 +13,14 @@ from numpy.typing import NDArray
 from riskmtl.errors import unknown_name
 from riskmtl.explain.background import background_hash
 from riskmtl.explain.explanation import Explanation
-from riskmtl.explain.shapley import Function, shapley_values
-from riskmtl.model import RiskModel, sigmoid
+from riskmtl.explain.game import answers_of, chosen_heads, grouped, heads_of, mixtures_of
+from riskmtl.explain.path import path_values
+from riskmtl.explain.shapley import Enough, shapley_values
+from riskmtl.model import Head, RiskModel
 from riskmtl.scorers import NetworkScorer, TreeScorer
 
 SCALES = ("log_odds", "probability")
-METHODS = ("sampled", "tree")
+METHODS = ("sampled", "path", "tree")
 # Of the sum, in units of the scale: what float64 leaves, with much room.
 _LARGEST_RESIDUAL = 1e-6
 
@@ -34,7 +36,7 @@ def explain_rows(
     scale: str = "log_odds",
     calibrated: bool = True,
     budget: int = 4,
-    tolerance: float = 0.0,
+    is_enough: Enough = lambda values, errors: False,
     seed: int = 0,
 ) -> Explanation:
     """
@@ -47,8 +49,10 @@ def explain_rows(
         Input columns of the rows to explain.
     background : ndarray of shape (background rows, features)
         Encoded rows to compare with.
-    heads, groups, method, scale, calibrated, budget, tolerance, seed
+    heads, groups, method, scale, calibrated, budget, seed
         As there.
+    is_enough : callable
+        See :func:`riskmtl.explain.shapley.shapley_values`; :func:`within` makes a usual one.
 
     Returns
     -------
@@ -62,9 +66,9 @@ def explain_rows(
         If base and values do not add up to the answers.
     """
     _check(model, method, scale, calibrated)
-    heads = _chosen_heads(model, heads)
+    heads = chosen_heads(model, heads)
     names = [column.name for column in model.encoder.columns_]
-    named = _grouped(names, groups or {})
+    named = grouped(names, groups or {})
     encoded = model.encoder.transform(inputs)
     columns = list(named.values())
     seen = encoded.astype(np.float64)
@@ -79,18 +83,14 @@ def explain_rows(
         "method": method,
     }
     if method == "tree":
-        found = _by_paths(model, encoded, columns, heads, calibrated, shared)
+        found = _by_branches(model, encoded, columns, heads, calibrated, shared)
+    elif method == "path":
+        return _by_paths(model, encoded, background, columns, heads, calibrated, shared)
     else:
-        device = _device(model)
-        estimate = shapley_values(
-            _function(model, heads, scale, calibrated),
-            torch.from_numpy(encoded).to(device),
-            torch.from_numpy(background).to(device),
-            columns,
-            budget=budget,
-            tolerance=tolerance,
-            seed=seed,
+        mixtures = mixtures_of(
+            model, encoded, background, columns, heads=heads, scale=scale, calibrated=calibrated
         )
+        estimate = shapley_values(mixtures, budget=budget, is_enough=is_enough, seed=seed)
         found = Explanation(
             values=estimate.values,
             errors=estimate.errors,
@@ -98,11 +98,33 @@ def explain_rows(
             outputs=estimate.outputs,
             background=background_hash(background),
             permutations=estimate.permutations,
-            met=estimate.errors.max((1, 2), initial=0) <= tolerance,
+            met=estimate.met,
             **shared,
         )
     _require_additive(found)
     return found
+
+
+def within(tolerance: float) -> Enough:
+    """
+    Hold a row for done once no standard error of a value is above a tolerance.
+
+    Parameters
+    ----------
+    tolerance : float
+
+    Returns
+    -------
+    callable
+
+    Raises
+    ------
+    ValueError
+        If the tolerance is negative.
+    """
+    if not tolerance >= 0:
+        raise ValueError(f"tolerance must not be negative, got {tolerance}")
+    return lambda values, errors: bool(errors.max() <= tolerance)
 
 
 def _check(model: RiskModel, method: str, scale: str, calibrated: bool) -> None:
@@ -114,61 +136,13 @@ def _check(model: RiskModel, method: str, scale: str, calibrated: bool) -> None:
         raise ValueError("a blend mixes calibrated log-odds: explain its parts one by one")
     if method == "tree" and not (isinstance(model.scorer, TreeScorer) and not model.is_blend):
         raise ValueError("method='tree' explains LightGBM alone: use method='sampled'")
-    if method == "tree" and scale != "log_odds":
-        raise ValueError("method='tree' explains log-odds alone: use method='sampled'")
+    if method == "path" and not (isinstance(model.scorer, NetworkScorer) and not model.is_blend):
+        raise ValueError("method='path' explains a network alone: use method='sampled'")
+    if method != "sampled" and scale != "log_odds":
+        raise ValueError(f"method={method!r} explains log-odds alone: use method='sampled'")
 
 
-def _chosen_heads(model: RiskModel, heads: Sequence[str] | None) -> list[str]:
-    chosen = model.tasks if heads is None else [heads] if isinstance(heads, str) else list(heads)
-    for name in chosen:
-        if name not in model.tasks:
-            raise ValueError(f"heads: {unknown_name('head', name, model.tasks)}")
-    if not chosen or len(set(chosen)) < len(chosen):
-        raise ValueError(f"heads must name at least one head, and each once, got {chosen}")
-    return chosen
-
-
-def _grouped(names: Sequence[str], groups: Mapping[str, Sequence[str]]) -> dict[str, list[int]]:
-    """Columns of each group, in the order of the columns; one in no group is its own."""
-    group_of: dict[str, str] = {}
-    for group, members in groups.items():
-        if isinstance(members, str):
-            raise ValueError(f"groups: {group!r} must be a list of columns, got {members!r}")
-        for column in members:
-            if column not in names:
-                raise ValueError(f"groups: {unknown_name('column', column, names)}")
-            if column in group_of:
-                raise ValueError(f"groups: column {column!r} is in two groups")
-            group_of[column] = group
-    for group in groups:
-        if group in names and group_of.get(group) != group:
-            raise ValueError(f"groups: {group!r} is the name of a column outside the group")
-    found: dict[str, list[int]] = {}
-    for position, name in enumerate(names):
-        found.setdefault(group_of.get(name, name), []).append(position)
-    return found
-
-
-def _device(model: RiskModel) -> torch.device:
-    """Where rows are mixed: beside the network, unless others answer too."""
-    if isinstance(model.scorer, NetworkScorer) and not model.is_blend:
-        return model.scorer.device
-    return torch.device("cpu")
-
-
-def _function(model: RiskModel, heads: Sequence[str], scale: str, calibrated: bool) -> Function:
-    """The chosen heads' answers for encoded rows."""
-
-    def answers(rows: torch.Tensor) -> NDArray[np.float64]:
-        encoded = rows if rows.is_cuda else rows.numpy()
-        outputs = model.outputs(encoded, calibrated=calibrated)
-        margins = np.column_stack([outputs[head] for head in heads])
-        return margins if scale == "log_odds" else sigmoid(margins)
-
-    return answers
-
-
-def _by_paths(
+def _by_branches(
     model: RiskModel,
     encoded: NDArray[np.float32],
     columns: Sequence[Sequence[int]],
@@ -179,25 +153,60 @@ def _by_paths(
     """LightGBM's own attributions, which follow the training rows down each tree's branches."""
     assert isinstance(model.scorer, TreeScorer)
     raw = model.scorer.contributions(encoded)  # (rows, features + 1, heads)
-    position_of = {head.task: position for position, head in enumerate(model.heads)}
-    values, base = [], []
-    for task in heads:
-        position = position_of[task]
-        head, start = model.heads[position], raw[0, -1, position]
-        own = raw[:, :-1, position] * (head.calibrator.slope if calibrated else 1.0)
-        values.append(np.column_stack([own[:, list(group)].sum(1) for group in columns]))
-        base.append(float(head.margin(start) if calibrated else head.uncalibrated(start)))
-    stacked = np.stack(values, axis=-1)
+    chosen = heads_of(model, heads)
+    base = [
+        float(head.margin(raw[0, -1, i]) if calibrated else head.uncalibrated(raw[0, -1, i]))
+        for i, head in chosen
+    ]
+    values = _folded(raw[:, :-1], columns, chosen, calibrated)
     return Explanation(
-        values=stacked,
-        errors=np.zeros_like(stacked),
+        values=values,
+        errors=np.zeros_like(values),
         base=np.array(base),
-        outputs=_function(model, heads, "log_odds", calibrated)(torch.from_numpy(encoded)),
+        outputs=answers_of(model, heads, "log_odds", calibrated)(torch.from_numpy(encoded)),
         background="training rows",
         permutations=np.zeros(len(encoded), dtype=np.int64),
         met=np.ones(len(encoded), dtype=bool),
         **shared,
     )
+
+
+def _by_paths(
+    model: RiskModel,
+    encoded: NDArray[np.float32],
+    background: NDArray[np.float32],
+    columns: Sequence[Sequence[int]],
+    heads: Sequence[str],
+    calibrated: bool,
+    shared: Mapping[str, Any],
+) -> Explanation:
+    """Attributions along paths in the embedded space; nobody knows how wrong they are."""
+    assert isinstance(model.scorer, NetworkScorer)
+    raw = path_values(model.scorer, encoded, background)
+    answers = answers_of(model, heads, "log_odds", calibrated)
+    values = _folded(raw, columns, heads_of(model, heads), calibrated)
+    return Explanation(
+        values=values,
+        errors=np.full_like(values, np.nan),
+        base=answers(torch.from_numpy(background).to(model.scorer.device)).mean(0),
+        outputs=answers(torch.from_numpy(encoded).to(model.scorer.device)),
+        background=background_hash(background),
+        permutations=np.zeros(len(encoded), dtype=np.int64),
+        met=np.zeros(len(encoded), dtype=bool),
+        **shared,
+    )
+
+
+def _folded(
+    raw: NDArray[np.float64],
+    columns: Sequence[Sequence[int]],
+    heads: Sequence[tuple[int, Head]],
+    calibrated: bool,
+) -> NDArray[np.float64]:
+    """Contributions to raw outputs, summed over groups, on the heads' own log-odds."""
+    grouped = np.stack([raw[:, list(group)].sum(1) for group in columns], axis=1)
+    slopes = [head.calibrator.slope if calibrated else 1.0 for _, head in heads]
+    return np.asarray(grouped[:, :, [position for position, _ in heads]] * slopes)
 
 
 def _require_additive(explanation: Explanation) -> None:

@@ -23,11 +23,11 @@ class Explanation:
     values : ndarray of shape (rows, features, heads)
         What each feature adds to a head's answer, compared with the background.
     errors : ndarray of shape (rows, features, heads)
-        Standard error of each value.
+        Standard error of each value; NaN where it is not known (``"path"``).
     base : ndarray of shape (heads,)
         Mean answer over the background.
     outputs : ndarray of shape (rows, heads)
-        The answers; ``base + values.sum(1)``.
+        The answers; ``base + values.sum(1)``, only nearly so with ``"path"``.
     features, heads : list of str
         Names: columns, or groups of columns.
     inputs : polars.DataFrame
@@ -37,14 +37,14 @@ class Explanation:
     scale : {"log_odds", "probability"}
     calibrated : bool
         Whether the answers are those after calibration.
-    method : {"sampled", "tree"}
-        ``"tree"`` explains another game; see :meth:`riskmtl.LightGBMBaseline.explain`.
+    method : {"sampled", "path", "tree"}
+        The last two explain other games; see :meth:`riskmtl.MultiTaskClassifier.explain`.
     background : str
         Hash of the rows compared with.
     permutations : ndarray of int, shape (rows,)
         Permutations per background row; 0 where nothing was sampled.
     met : ndarray of bool, shape (rows,)
-        Whether the wanted error was met, and not the budget used up.
+        Whether what was wanted was met, and not the budget used up.
     """
 
     values: NDArray[np.float64]
@@ -68,10 +68,13 @@ class Explanation:
     def __repr__(self) -> str:
         rows, features, heads = self.values.shape
         state = "calibrated" if self.calibrated else "uncalibrated"
+        if self.method == "path":
+            quality = f"approximate, largest residual {self.residual.max(initial=0):.2g}"
+        else:
+            quality = f"largest error {self.errors.max(initial=0):.2g}"
         return (
             f"Explanation({rows} rows, {features} features, {heads} heads; {self.method}, "
-            f"{state} {self.scale}, background {self.background}, "
-            f"largest error {self.errors.max(initial=0):.2g})"
+            f"{state} {self.scale}, background {self.background}, {quality})"
         )
 
     @property
@@ -108,7 +111,7 @@ class Explanation:
         Returns
         -------
         polars.DataFrame
-            ``row``, ``head``, ``feature``, ``value``, ``error``.
+            ``row``, ``head``, ``feature``, ``value``, ``error``, ``method``.
         """
         rows, features, heads = self.values.shape
         return pl.DataFrame(
@@ -119,7 +122,7 @@ class Explanation:
                 "value": self.values.transpose(0, 2, 1).ravel(),
                 "error": self.errors.transpose(0, 2, 1).ravel(),
             }
-        )
+        ).with_columns(method=pl.lit(self.method))
 
     def to_shap(self, head: str) -> Any:
         """
@@ -160,4 +163,7 @@ class Explanation:
             display_data=np.array(shown, dtype=object).T,
             feature_names=self.features,
             error_std=self.errors[:, :, position],
+            output_names=f"{head} (path attributions, approximate)"
+            if self.method == "path"
+            else head,
         )

@@ -9,7 +9,7 @@ al. 2022). Every background row is used equally often, so that the sum is exact.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -17,10 +17,13 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-Function = Callable[[Tensor], NDArray[np.float64]]
+from riskmtl.explain.mixtures import Mixtures
+
+# Of the values and errors of one row, ``(groups, outputs)`` each: whether they will do.
+Enough = Callable[[NDArray[np.float64], NDArray[np.float64]], bool]
 
 # Numbers in one call of the function: 64 MB of float32.
-_MOST_CELLS = 2**24
+MOST_CELLS = 2**24
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +42,8 @@ class Estimate:
         The function at the explained rows.
     permutations : ndarray of int, shape (rows,)
         Permutations per background row.
+    met : ndarray of bool, shape (rows,)
+        Whether it was enough, and not the budget used up.
     """
 
     values: NDArray[np.float64]
@@ -46,16 +51,14 @@ class Estimate:
     base: NDArray[np.float64]
     outputs: NDArray[np.float64]
     permutations: NDArray[np.int64]
+    met: NDArray[np.bool_]
 
 
 def shapley_values(
-    function: Function,
-    rows: Tensor,
-    background: Tensor,
-    groups: Sequence[Sequence[int]],
+    mixtures: Mixtures,
     *,
     budget: int = 4,
-    tolerance: float = 0.0,
+    is_enough: Enough = lambda values, errors: False,
     seed: int = 0,
 ) -> Estimate:
     r"""
@@ -63,17 +66,13 @@ def shapley_values(
 
     Parameters
     ----------
-    function : callable
-        Maps ``(rows, columns)`` to ``(rows, outputs)``.
-    rows : Tensor of shape (rows, columns)
-    background : Tensor of shape (background rows, columns)
-        On the same device.
-    groups : sequence of sequence of int
-        Columns that change together; each column is in one group.
+    mixtures : Mixtures
+        The rows to explain, those compared with, and what answers.
     budget : int
         Most permutations per background row: a multiple of 2, at least 4.
-    tolerance : float
-        A row is done when no standard error is above this; with 0, when the budget is used up.
+    is_enough : callable
+        Maps values and errors of a row, ``(groups, outputs)``, to whether the row is done; asked
+        from the fourth permutation on. Default: when the budget is used up.
     seed : int
         All rows are explained along the same permutations, so neither their order nor their number
         matters.
@@ -85,7 +84,7 @@ def shapley_values(
     Raises
     ------
     ValueError
-        If the budget is no even number of at least 4, or the tolerance is negative.
+        If the budget is no even number of at least 4.
 
     Notes
     -----
@@ -99,41 +98,49 @@ def shapley_values(
 
     Examples
     --------
+    >>> from riskmtl.explain.mixtures import MixedRows
     >>> x, background = torch.tensor([[1.0, 2.0]]), torch.zeros(1, 2)
     >>> product = lambda z: z.prod(1, keepdim=True).double().numpy()
-    >>> shapley_values(product, x, background, [[0], [1]]).values[0, :, 0].tolist()
+    >>> mixtures = MixedRows(product, x, background, [[0], [1]])
+    >>> shapley_values(mixtures).values[0, :, 0].tolist()
     [1.0, 1.0]
+    """
+    require_budget(budget)
+    background, groups, width = mixtures.shape
+    shape = (len(mixtures.rows), groups, width)
+    values, errors = np.empty(shape), np.empty(shape)
+    permutations, met = np.empty(shape[0], dtype=np.int64), np.zeros(shape[0], dtype=bool)
+    for row in range(shape[0]):
+        total = squares = np.zeros((background, groups, width))
+        for pair in range(1, budget // 2 + 1):
+            ranks = _ranks(background, groups, seed, pair).to(mixtures.rows.device)
+            credited = _credited(mixtures, row, ranks)
+            total, squares = total + credited, squares + credited**2
+            values[row] = (total / pair).mean(0)
+            errors[row] = standard_error(total, squares, pair)
+            met[row] = pair > 1 and is_enough(values[row], errors[row])
+            if met[row]:
+                break
+        permutations[row] = 2 * pair
+    base = mixtures.at_background.mean(0)
+    return Estimate(values, errors, base, mixtures.at_rows, permutations, met)
+
+
+def require_budget(budget: int) -> None:
+    """
+    Refuse a budget that gives no standard error.
+
+    Parameters
+    ----------
+    budget : int
+
+    Raises
+    ------
+    ValueError
+        If it is no even number of at least 4.
     """
     if budget < 4 or budget % 2:
         raise ValueError(f"budget must be an even number of at least 4, got {budget}")
-    if not tolerance >= 0:
-        raise ValueError(f"tolerance must not be negative, got {tolerance}")
-    at_background, outputs = function(background), function(rows)
-    shape = (len(rows), len(groups), outputs.shape[1])
-    values, errors = np.empty(shape), np.empty(shape)
-    permutations = np.empty(len(rows), dtype=np.int64)
-    member = _membership(groups).to(rows.device)
-    for row in range(len(rows)):
-        ends = (at_background, outputs[row])
-        total = squares = np.zeros((len(background), *shape[1:]))
-        for pair in range(1, budget // 2 + 1):
-            ranks = _ranks(len(background), len(groups), seed, pair).to(rows.device)
-            credited = _credited(function, rows[row], background, ranks, member, ends)
-            total, squares = total + credited, squares + credited**2
-            error = _error(total, squares, pair)
-            if pair > 1 and error.max() <= tolerance:
-                break
-        values[row], errors[row] = (total / pair).mean(0), error
-        permutations[row] = 2 * pair
-    return Estimate(values, errors, at_background.mean(0), outputs, permutations)
-
-
-def _membership(groups: Sequence[Sequence[int]]) -> Tensor:
-    """Whether each column is in each group, ``(columns, groups)``."""
-    found = torch.zeros(sum(len(group) for group in groups), len(groups), dtype=torch.bool)
-    for number, columns in enumerate(groups):
-        found[list(columns), number] = True
-    return found
 
 
 def _ranks(background: int, groups: int, seed: int, pair: int) -> Tensor:
@@ -143,23 +150,17 @@ def _ranks(background: int, groups: int, seed: int, pair: int) -> Tensor:
     return order.argsort(1)
 
 
-def _credited(
-    function: Function,
-    row: Tensor,
-    background: Tensor,
-    ranks: Tensor,
-    member: Tensor,
-    ends: tuple[NDArray[np.float64], NDArray[np.float64]],
-) -> NDArray[np.float64]:
+def _credited(mixtures: Mixtures, row: int, ranks: Tensor) -> NDArray[np.float64]:
     """What each group is credited with, the mean of an order and its reverse."""
-    groups = ranks.shape[1]
-    credited = np.zeros((len(background), groups, len(ends[1])))
-    size = max(1, _MOST_CELLS // (groups * len(row)))
+    background, groups, width = mixtures.shape
+    credited = np.zeros((background, groups, width))
+    differs = mixtures.differs(row)
+    size = max(1, MOST_CELLS // (groups * max(groups, mixtures.rows.shape[1])))
     for turn in (ranks, groups - 1 - ranks):
-        for start in range(0, len(background), size):
+        for start in range(0, background, size):
             part = slice(start, start + size)
-            path = _path(function, row, background[part], turn[part], member, ends[0][part])
-            last = np.tile(ends[1], (len(path), 1, 1))
+            path = _path(mixtures, row, part, turn[part], differs[part])
+            last = np.tile(mixtures.at_rows[row], (len(path), 1, 1))
             # (paths, groups, outputs), in the order of the path
             changes = np.diff(np.concatenate([path, last], axis=1), axis=1)
             places = turn[part].cpu().numpy()[:, :, None]
@@ -168,39 +169,43 @@ def _credited(
 
 
 def _path(
-    function: Function,
-    row: Tensor,
-    background: Tensor,
-    turn: Tensor,
-    member: Tensor,
-    first: NDArray[np.float64],
+    mixtures: Mixtures, row: int, part: slice, turn: Tensor, differs: Tensor
 ) -> NDArray[np.float64]:
     """
-    The function along each path but at its end, ``(paths, groups, outputs)``.
+    The answers along each path but at its end, ``(paths, groups, outputs)``.
 
     Where a group's columns are the same in both rows nothing changes, and nothing is evaluated.
     """
     paths, groups = turn.shape
-    differs = (row != background) & ~(row.isnan() & background.isnan())
+    step = torch.arange(groups, device=turn.device)
     # (paths, groups): whether anything changes as each group's turn comes
-    moves = (differs.float() @ member.float() > 0).gather(1, turn.argsort(1))
-    step = torch.arange(groups, device=row.device)
+    moves = differs.gather(1, turn.argsort(1))
     changed = torch.nn.functional.pad(moves[:, :-1], (1, 0))
-    path, place = changed.nonzero(as_tuple=True)
-    replaced = turn[path] < place.unsqueeze(1)  # (evaluations, groups)
-    taken = replaced.float() @ member.float().t() > 0  # (evaluations, columns)
-    found = np.empty((paths, groups, first.shape[1]))
-    found[:, 0] = first
-    if len(path):
-        mixed = torch.where(taken, row, background[path])
-        found[path.cpu().numpy(), place.cpu().numpy()] = function(mixed)
+    replaced = turn.unsqueeze(1) < step.view(1, -1, 1)  # (paths, steps, groups)
+    found = np.empty((paths, groups, mixtures.shape[2]))
+    found[:, 0] = mixtures.at_background[part]
+    found[changed.cpu().numpy()] = mixtures.answers(row, part, replaced, changed)
     known = torch.where(changed, step, 0).cummax(1).values.cpu().numpy()
     return np.take_along_axis(found, known[:, :, None], axis=1)
 
 
-def _error(
+def standard_error(
     total: NDArray[np.float64], squares: NDArray[np.float64], pairs: int
 ) -> NDArray[np.float64]:
+    """
+    Standard error of a mean over background rows that are all used, from pairs of draws for each.
+
+    Parameters
+    ----------
+    total, squares : ndarray of shape (background rows, …)
+        Sums over the pairs, and of their squares.
+    pairs : int
+
+    Returns
+    -------
+    ndarray of shape (…)
+        Infinite with one pair.
+    """
     if pairs == 1:
         return np.full(total.shape[1:], np.inf)
     # Rounding may leave less than nothing where all pairs agree.

@@ -4,8 +4,8 @@ Networks over encoded features: tensors in, one logit per head out.
 A network is an embedding, a trunk and a tower per task, and beside these, if asked for, a linear
 path from the embedding to each head. The trunk is what tells one way of sharing from another: it
 maps ``(batch, in)`` to a representation per task, ``(tasks, batch, out)``. A new one is a file with
-such a module and a line in :data:`TRUNKS`. Members of a network pass through the trunk as further
-rows, so it knows nothing of them.
+such a :class:`Trunk` and a line in :data:`TRUNKS`. Members of a network pass through the trunk as
+further rows, so it knows nothing of them.
 """
 
 from __future__ import annotations
@@ -18,15 +18,22 @@ from torch import Tensor, nn
 
 from riskmtl.networks.config import NetworkConfig
 from riskmtl.networks.embedding import NUMERIC_EMBEDDINGS, FeatureEmbedding
-from riskmtl.networks.layers import LinearPath, Towers
+from riskmtl.networks.layers import Gated, LinearPath, Towers, Trunk
 from riskmtl.networks.members import MemberScalings, pool_members
 from riskmtl.networks.mmoe import MMoE
 from riskmtl.networks.ple import PLE
 from riskmtl.networks.shared_bottom import SharedBottom
 
-__all__ = ["NUMERIC_EMBEDDINGS", "TRUNKS", "IndependentNetworks", "Network", "NetworkConfig"]
+__all__ = [
+    "NUMERIC_EMBEDDINGS",
+    "TRUNKS",
+    "Gated",
+    "IndependentNetworks",
+    "Network",
+    "NetworkConfig",
+]
 
-TRUNKS: dict[str, Callable[[int, int, NetworkConfig], nn.Module]] = {
+TRUNKS: dict[str, Callable[[int, int, NetworkConfig], Trunk]] = {
     "ple": PLE,
     "mmoe": MMoE,
     "shared_bottom": SharedBottom,
@@ -82,7 +89,6 @@ class Network(nn.Module):
         if config.members > 1 or config.is_cut:
             self.members = MemberScalings(config.members, self.embedding.widths)
         self.trunk = TRUNKS[config.network](width, tasks, config)
-        assert isinstance(self.trunk.out_features, int)
         width = self.trunk.out_features
         self.linear = LinearPath(self.embedding.out_features, tasks) if config.linear_path else None
         self.towers = Towers(
@@ -103,14 +109,66 @@ class Network(nn.Module):
         -------
         Tensor of shape (batch, tasks), or (members, batch, tasks) if not pooled
         """
-        embedded = self.embedding(x)
+        return self.rest(self.first(self.embedding(x)), pooled=pooled)
+
+    def first(self, embedded: Tensor) -> tuple[Tensor, ...]:
+        """
+        All that is affine in the embedded rows.
+
+        Parameters
+        ----------
+        embedded : Tensor of shape (batch, in)
+
+        Returns
+        -------
+        tuple of Tensor
+            What the trunk does first, ``(…, members * batch, width)``, and the linear path if
+            there is one, ``(batch, tasks)``.
+        """
         # (members * batch, in)
         rows = embedded if self.members is None else self.members(embedded)
+        parts = self.trunk.first(rows)
+        return parts if self.linear is None else (*parts, self.linear(embedded))
+
+    def rest(self, parts: Sequence[Tensor], *, pooled: bool = True) -> Tensor:
+        """
+        All that follows.
+
+        Parameters
+        ----------
+        parts : sequence of Tensor
+            As :meth:`first` gives them.
+        pooled : bool
+            Whether to average the members.
+
+        Returns
+        -------
+        Tensor of shape (batch, tasks), or (members, batch, tasks) if not pooled
+        """
+        count = len(parts) if self.linear is None else len(parts) - 1
         # (members, batch, tasks)
-        outputs = self.towers(self.trunk(rows))
+        outputs = self.towers(self.trunk.rest(*parts[:count]))
         if self.linear is not None:
-            outputs = outputs + self.linear(embedded)
+            outputs = outputs + parts[count]
         return pool_members(outputs, self.regression) if pooled else outputs
+
+    def gated(self, x: Tensor) -> list[Gated]:
+        """
+        What gates and experts of each level say; members follow one another as further rows.
+
+        Parameters
+        ----------
+        x : Tensor of shape (batch, features)
+
+        Returns
+        -------
+        list of Gated
+            None where the trunk has no gates.
+        """
+        if not isinstance(self.trunk, (MMoE, PLE)):
+            return []
+        embedded = self.embedding(x)
+        return self.trunk.gated(embedded if self.members is None else self.members(embedded))
 
     def cut(self, members: int) -> Network:
         """A copy with the first of the members only."""

@@ -10,6 +10,7 @@ import copy
 import math
 from collections.abc import Sequence
 from itertools import pairwise
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -85,8 +86,16 @@ class GroupMLP(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map ``(batch, in)`` or ``(groups, batch, in)`` to ``(groups, batch, out)``."""
-        for layer in self.layers:
-            x = self.dropout(torch.relu_(layer(x)))
+        return self.rest(self.first(x))
+
+    def first(self, x: Tensor) -> Tensor:
+        """Only the first linear layer, ``(groups, batch, first width)``."""
+        return self.layers[0](x) if len(self.layers) else x
+
+    def rest(self, x: Tensor) -> Tensor:
+        """All that follows the first linear layer."""
+        for position, layer in enumerate(self.layers):
+            x = self.dropout(torch.relu_(layer(x) if position else x))
         return x
 
 
@@ -115,7 +124,57 @@ class Gates(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map ``(batch, in)`` or ``(gates, batch, in)`` to weights ``(gates, batch, experts)``."""
-        return self.linear(x).masked_fill(self.blocked, -math.inf).softmax(-1)
+        return self.weights(self.linear(x))
+
+    def weights(self, logits: Tensor) -> Tensor:
+        """Map what the linear form gives to weights."""
+        return logits.masked_fill(self.blocked, -math.inf).softmax(-1)
+
+
+class Trunk(nn.Module):
+    """
+    What lies between embedding and towers: one way of sharing.
+
+    A subclass is made from ``(in_features, tasks, config)`` and says what comes first and what
+    comes after. The first step must be affine: explanations mix rows behind it, where that is
+    cheap.
+
+    Attributes
+    ----------
+    out_features : int
+    """
+
+    out_features: int
+
+    def first(self, x: Tensor) -> tuple[Tensor, ...]:
+        """Map ``(batch, in)`` to tensors ``(…, batch, width)``, each affine in `x`."""
+        raise NotImplementedError
+
+    def rest(self, *parts: Tensor) -> Tensor:
+        """Map what :meth:`first` gives to a representation per task, ``(tasks, batch, out)``."""
+        raise NotImplementedError
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map ``(batch, in)`` to ``(tasks, batch, out)``."""
+        return self.rest(*self.first(x))
+
+
+class Gated(NamedTuple):
+    """
+    What the gates and experts of one level say.
+
+    Parameters
+    ----------
+    weights : Tensor of shape (gates, batch, experts)
+        A gate per task, and one for the shared stream where a level follows.
+    experts : Tensor of shape (experts, batch, width)
+    stream : Tensor of int, shape (experts,)
+        The task that owns each expert; the number of tasks: all share it.
+    """
+
+    weights: Tensor
+    experts: Tensor
+    stream: Tensor
 
 
 def mix(weights: Tensor, experts: Tensor) -> Tensor:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from riskmtl.networks.config import NetworkConfig
-from riskmtl.networks.layers import Gates, GroupMLP, mix
+from riskmtl.networks.layers import Gated, Gates, GroupMLP, Trunk, mix
 
 
-class MMoE(nn.Module):
+class MMoE(Trunk):
     r"""
     Shared experts, and a gate per task that mixes them.
 
@@ -31,6 +31,16 @@ class MMoE(nn.Module):
         self.gates = Gates(in_features, torch.ones(tasks, config.experts, dtype=torch.bool))
         self.out_features = self.experts.out_features
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Map ``(batch, in)`` to ``(tasks, batch, out)``."""
-        return mix(self.gates(x), self.experts(x))
+    def first(self, x: Tensor) -> tuple[Tensor, ...]:
+        """First linear layer of the experts, and logits of the gates."""
+        return self.experts.first(x), self.gates.linear(x)
+
+    def rest(self, *parts: Tensor) -> Tensor:
+        """Experts, mixed by the gates."""
+        experts, gates = parts
+        return mix(self.gates.weights(gates), self.experts.rest(experts))
+
+    def gated(self, x: Tensor) -> list[Gated]:
+        """What gates and experts say of rows ``(batch, in)``; all experts are shared."""
+        weights, experts = self.gates(x), self.experts(x)
+        return [Gated(weights, experts, torch.full((len(experts),), len(weights)))]

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from riskmtl.networks.config import NetworkConfig
-from riskmtl.networks.layers import Gates, GroupMLP, mix
+from riskmtl.networks.layers import Gated, Gates, GroupMLP, Trunk, mix
 
 
 class ExtractionLayer(nn.Module):
@@ -61,12 +61,21 @@ class ExtractionLayer(nn.Module):
         -------
         Tensor of shape (tasks + 1, batch, out), or (tasks, batch, out) at the last level
         """
+        level = self.gated(*self.first(x))
+        return mix(level.weights, level.experts)
+
+    def first(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """First linear layer of the experts, and logits of the gates."""
         if x.dim() == 2:
-            return mix(self.gates(x), self.experts(x))
-        return mix(self.gates(x[: self.gated_streams]), self.experts(x[self.stream]))
+            return self.experts.first(x), self.gates.linear(x)
+        return self.experts.first(x[self.stream]), self.gates.linear(x[: self.gated_streams])
+
+    def gated(self, experts: Tensor, gates: Tensor) -> Gated:
+        """What gates and experts say, from what :meth:`first` gives."""
+        return Gated(self.gates.weights(gates), self.experts.rest(experts), self.stream)
 
 
-class PLE(nn.Module):
+class PLE(Trunk):
     """
     Extraction layers on top of each other; with one level this is customised gate control (CGC).
 
@@ -88,8 +97,27 @@ class PLE(nn.Module):
         self.levels = nn.ModuleList(levels)
         self.out_features = width
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Map ``(batch, in)`` to ``(tasks, batch, out)``."""
-        for level in self.levels:
-            x = level(x)
-        return x
+    def first(self, x: Tensor) -> tuple[Tensor, ...]:
+        """First linear layer of the first level's experts, and logits of its gates."""
+        return self._level(0).first(x)
+
+    def rest(self, *parts: Tensor) -> Tensor:
+        """All that follows."""
+        return self._mixed(*parts)[1]
+
+    def gated(self, x: Tensor) -> list[Gated]:
+        """What gates and experts of each level say of rows ``(batch, in)``."""
+        return self._mixed(*self.first(x))[0]
+
+    def _mixed(self, *parts: Tensor) -> tuple[list[Gated], Tensor]:
+        """What each level says, and the last level's streams."""
+        found = [self._level(0).gated(*parts)]
+        for position in range(1, len(self.levels)):
+            level = self._level(position)
+            found.append(level.gated(*level.first(mix(found[-1].weights, found[-1].experts))))
+        return found, mix(found[-1].weights, found[-1].experts)
+
+    def _level(self, position: int) -> ExtractionLayer:
+        level = self.levels[position]
+        assert isinstance(level, ExtractionLayer)
+        return level

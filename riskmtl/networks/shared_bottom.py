@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from torch import Tensor, nn
+from torch import Tensor
 
 from riskmtl.networks.config import NetworkConfig
-from riskmtl.networks.layers import GroupMLP
+from riskmtl.networks.layers import GroupMLP, Trunk
 
 
-class SharedBottom(nn.Module):
+class SharedBottom(Trunk):
     r"""
     One shared body :math:`f`; every task's representation is :math:`f(x)`.
 
@@ -25,6 +25,10 @@ class SharedBottom(nn.Module):
         self.body = GroupMLP(1, in_features, config.shared_units, dropout=config.dropout)
         self.out_features = self.body.out_features
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Map ``(batch, in)`` to ``(tasks, batch, out)``."""
-        return self.body(x).expand(self.tasks, -1, -1)
+    def first(self, x: Tensor) -> tuple[Tensor, ...]:
+        """First linear layer of the body."""
+        return (self.body.first(x),)
+
+    def rest(self, *parts: Tensor) -> Tensor:
+        """The body's output, for every task."""
+        return self.body.rest(*parts).expand(self.tasks, -1, -1)

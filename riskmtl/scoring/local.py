@@ -6,7 +6,6 @@ import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import polars as pl
 from tqdm.auto import tqdm
@@ -88,7 +87,7 @@ def score_file(
     table = pl.concat(scores)
     quarantine = pl.concat(refused) if model.schema is not None else pl.DataFrame()
     Checked(table, quarantine).require_few_refused(max_bad, source=str(data))
-    lineage = {"riskmtl": json.dumps({"version": __version__, **_identity(model)})}
+    lineage = {"riskmtl": json.dumps({"version": __version__, **model.identity})}
     with replacing(out) as scratch:
         table.write_parquet(scratch, metadata=lineage)
     refused_at = out.with_name(f"{out.stem}.quarantine.parquet")
@@ -108,10 +107,3 @@ def _read(data: Path, rows: int, progress: bool) -> Iterator[pl.DataFrame]:
             batch = read_table(data, start=start, rows=_ROWS_READ_AT_ONCE)
             yield batch
             bar.update(batch.height)
-
-
-def _identity(model: RiskModel) -> dict[str, Any]:
-    return {
-        "model_id": model.lineage.get("model_id"),
-        "schema_sha256": model.lineage.get("schema_sha256"),
-    }

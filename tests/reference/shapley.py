@@ -42,3 +42,29 @@ def shapley_values(
                 value = value + weight * (gain - worth(function, row, background, without))
         values.append(value)
     return np.array(values)
+
+
+def interaction_values(
+    function: Callable[[Rows], NDArray[np.float64]],
+    row: Rows,
+    background: Rows,
+    groups: Sequence[Sequence[int]],
+    pairs: Sequence[tuple[int, int]],
+) -> NDArray[np.float64]:
+    """``(pairs, outputs)``, by the weighted sum over all coalitions without the two groups."""
+    n = len(groups)
+    values = []
+    for first, second in pairs:
+        others = [other for other in range(n) if other not in (first, second)]
+        value = 0.0
+        for size in range(n - 1):
+            weight = factorial(size) * factorial(n - size - 2) / factorial(n - 1)
+            for coalition in combinations(others, size):
+                without = [column for other in coalition for column in groups[other]]
+                both = worth(function, row, background, [*without, *groups[first], *groups[second]])
+                one = worth(function, row, background, [*without, *groups[first]])
+                two = worth(function, row, background, [*without, *groups[second]])
+                neither = worth(function, row, background, without)
+                value = value + weight * (both - one - two + neither)
+        values.append(value)
+    return np.array(values)

@@ -1,0 +1,231 @@
+"""What the experts of a network are used for: who listens to each, and what each listens to."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+import polars as pl
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from riskmtl.model import RiskModel
+from riskmtl.networks import Gated, Network
+from riskmtl.scorers import NetworkScorer
+
+SHARED = "shared"
+_PAIRS = 4
+
+
+def gate_use(
+    model: RiskModel, encoded: NDArray[np.float32], segments: Sequence[str | None] | pl.Series
+) -> pl.DataFrame:
+    """
+    Mean weight that each head's gate gives each expert, per segment of the rows.
+
+    Parameters
+    ----------
+    model : RiskModel
+    encoded : ndarray of shape (rows, columns)
+    segments : sequence of str, of length rows
+        Which segment each row belongs to.
+
+    Returns
+    -------
+    polars.DataFrame
+        See :meth:`riskmtl.MultiTaskClassifier.gates`.
+
+    Raises
+    ------
+    ValueError
+        If the model has no gates, or there are no rows.
+    """
+    network, scorer = _gated_network(model)
+    if not len(encoded):
+        raise ValueError("there are no rows: gates differ from row to row")
+    names = [head.task for head in model.heads]
+    parts = [_weights(network, rows) for rows in _batches(scorer, encoded)]
+    streams = _streams(network, encoded[:1], scorer)
+    frames = []
+    for level, stream in enumerate(streams):
+        weights = np.concatenate([part[level] for part in parts], axis=1)
+        lines = [
+            (level + 1, _name(gate, names), expert, weights[gate, :, position])
+            for gate in range(len(weights))
+            for position, expert in enumerate(_expert_names(stream, names))
+            if stream[position] in (gate, len(names)) or gate == len(names)
+        ]
+        frames += [_by_segment(*line, segments) for line in lines]
+    return pl.concat(frames)
+
+
+def expert_columns(
+    model: RiskModel,
+    encoded: NDArray[np.float32],
+    background: NDArray[np.float32],
+    *,
+    seed: int = 0,
+) -> pl.DataFrame:
+    r"""
+    How far each column moves each expert.
+
+    Parameters
+    ----------
+    model : RiskModel
+    encoded : ndarray of shape (rows, columns)
+    background : ndarray of shape (background rows, columns)
+    seed : int
+
+    Returns
+    -------
+    polars.DataFrame
+        See :meth:`riskmtl.MultiTaskClassifier.expert_columns`.
+
+    Raises
+    ------
+    ValueError
+        If the model has no gates, or there are no rows.
+
+    Notes
+    -----
+    A row's column :math:`j` is replaced by that of a background row, :math:`x \to x_{j \leftarrow
+    b}`, and the move of expert :math:`e` is :math:`\lVert h_e(x) - h_e(x_{j \leftarrow b})
+    \rVert`, over all members; each row meets four background rows. Columns that an expert uses
+    only together share no credit here: this is no Shapley value.
+    """
+    network, scorer = _gated_network(model)
+    if not len(encoded):
+        raise ValueError("there are no rows: experts differ from row to row")
+    generator = np.random.default_rng(seed)
+    drawn = generator.integers(len(background), size=(_PAIRS, len(encoded)))
+    names = [head.task for head in model.heads]
+    streams = _streams(network, encoded[:1], scorer)
+    moves: list[list[NDArray[np.float64]]] = [[] for _ in streams]
+    at_rows = _responses(network, scorer, encoded)
+    for column in range(encoded.shape[1]):
+        moved = [np.zeros((len(stream), len(encoded))) for stream in streams]
+        for partner in drawn:
+            changed = encoded.copy()
+            changed[:, column] = background[partner, column]
+            for level, response in enumerate(_responses(network, scorer, changed)):
+                difference = np.linalg.norm(response - at_rows[level], axis=-1)
+                moved[level] += difference / _PAIRS
+        for level, move in enumerate(moved):
+            moves[level].append(move)
+    features = [column.name for column in model.encoder.columns_]
+    return pl.concat(
+        [
+            _by_column(level + 1, _expert_names(streams[level], names), np.stack(m), features)
+            for level, m in enumerate(moves)
+        ]
+    )
+
+
+def _gated_network(model: RiskModel) -> tuple[Network, NetworkScorer]:
+    scorer = model.parts().get(NetworkScorer.name, model).scorer
+    if isinstance(scorer, NetworkScorer) and scorer.shape.network in ("mmoe", "ple"):
+        assert isinstance(scorer.network, Network)
+        return scorer.network, scorer
+    kind = scorer.shape.network if isinstance(scorer, NetworkScorer) else scorer.name
+    raise ValueError(f"a model of kind {kind!r} has no gates: they are in network='ple' and 'mmoe'")
+
+
+def _batches(scorer: NetworkScorer, encoded: NDArray[np.float32]) -> Iterator[Tensor]:
+    for start in range(0, len(encoded), scorer.rows):
+        rows = encoded[start : start + scorer.rows]
+        yield torch.from_numpy(np.ascontiguousarray(rows)).to(scorer.device)
+
+
+def _weights(network: Network, rows: Tensor) -> list[NDArray[np.float64]]:
+    """Weights of each level, ``(gates, rows, experts)``, averaged over the members."""
+    with torch.inference_mode():
+        levels = network.gated(rows)
+    return [_by_member(level.weights, len(rows)).mean(1).double().cpu().numpy() for level in levels]
+
+
+def _responses(
+    network: Network, scorer: NetworkScorer, encoded: NDArray[np.float32]
+) -> list[NDArray[np.float32]]:
+    """Outputs of the experts of each level, ``(experts, rows, members * width)``."""
+    with torch.inference_mode():
+        parts = [
+            [_by_member(level.experts, len(rows)).movedim(1, -1).flatten(2) for level in levels]
+            for rows in _batches(scorer, encoded)
+            for levels in [network.gated(rows)]
+        ]
+    return [torch.cat(level, dim=1).cpu().numpy() for level in zip(*parts, strict=True)]
+
+
+def _by_member(x: Tensor, rows: int) -> Tensor:
+    """Map ``(groups, members * rows, width)`` to ``(groups, members, rows, width)``."""
+    return x.view(len(x), -1, rows, x.shape[-1])
+
+
+def _streams(network: Network, row: NDArray[np.float32], scorer: NetworkScorer) -> list[list[int]]:
+    """The stream of each expert, level by level."""
+    with torch.inference_mode():
+        levels: list[Gated] = network.gated(next(_batches(scorer, row)))
+    return [level.stream.tolist() for level in levels]
+
+
+def _name(stream: int, tasks: Sequence[str]) -> str:
+    return tasks[stream] if stream < len(tasks) else SHARED
+
+
+def _expert_names(stream: Sequence[int], tasks: Sequence[str]) -> list[str]:
+    """Such as "fraud 1" and "shared 2"."""
+    return [
+        f"{_name(owner, tasks)} {1 + list(stream[:position]).count(owner)}"
+        for position, owner in enumerate(stream)
+    ]
+
+
+def _by_segment(
+    level: int,
+    head: str,
+    expert: str,
+    weights: NDArray[np.float64],
+    segments: Sequence[str | None] | pl.Series,
+) -> pl.DataFrame:
+    frame = pl.DataFrame({"segment": segments, "weight": weights}, schema_overrides=_TEXT)
+    return (
+        frame.group_by("segment", maintain_order=True)
+        .agg(
+            pl.col("weight").mean(),
+            pl.col("weight").std(ddof=0).alias("spread"),
+            pl.len().cast(pl.Int64).alias("rows"),
+        )
+        .sort("segment", nulls_last=True)
+        .select(
+            pl.lit(level).cast(pl.Int64).alias("level"),
+            pl.lit(head).alias("head"),
+            pl.lit(expert).alias("expert"),
+            "segment",
+            "weight",
+            "spread",
+            "rows",
+        )
+    )
+
+
+_TEXT = {"segment": pl.String}
+
+
+def _by_column(
+    level: int, experts: Sequence[str], moves: NDArray[np.float64], features: Sequence[str]
+) -> pl.DataFrame:
+    """One line per expert and column, from moves ``(columns, experts, rows)``."""
+    mean = moves.mean(-1).T  # (experts, columns)
+    whole = np.maximum(mean.sum(1, keepdims=True), np.finfo(np.float64).tiny)
+    errors = moves.std(-1, ddof=1).T / np.sqrt(moves.shape[-1]) if moves.shape[-1] > 1 else None
+    size = len(experts), len(features)
+    return pl.DataFrame(
+        {
+            "level": np.full(size, level).ravel(),
+            "expert": np.repeat(experts, len(features)),
+            "feature": list(features) * len(experts),
+            "share": (mean / whole).ravel(),
+            "error": np.full(size, np.nan).ravel() if errors is None else (errors / whole).ravel(),
+        }
+    )
