@@ -150,7 +150,7 @@ def _golden_outputs(model: RiskModel, rows: pl.DataFrame) -> NDArray[np.float64]
     raw = model.scorer.raw(model.encoder.transform(rows))
     if raw.shape[1] != len(model.heads):
         raise ValueError(f"{raw.shape[1]} outputs for {len(model.heads)} heads")
-    return np.column_stack([head.margin(raw[:, i]) for i, head in enumerate(model.heads)])
+    return model.finished(raw)
 
 
 def load_model(folder: str | Path, *, with_challenger: bool = False) -> RiskModel:

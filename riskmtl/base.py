@@ -39,7 +39,7 @@ from riskmtl.holdout import held_out_rows
 from riskmtl.labels import Labels, TaskLabels, encode_labels, read_labels
 from riskmtl.lineage import training_lineage
 from riskmtl.metrics import roc_auc
-from riskmtl.model import Head, RiskModel, sigmoid
+from riskmtl.model import Head, RiskModel, sigmoid, uncalibrated
 from riskmtl.schema import DataSchema
 from riskmtl.scorers import Scorer
 from riskmtl.training.rows import TrainingRows
@@ -588,12 +588,12 @@ def _calibrated(scorer: Scorer, heads: list[Head], data: Prepared) -> list[Head]
         note = Calibrator(note="not fitted: no rows were held out")
         return [replace(head, calibrator=note) for head in heads]
     held_out = data.validation
-    raw = scorer.raw(held_out.x)
+    found = uncalibrated(heads, scorer.raw(held_out.x))
     return [
         replace(
             head,
             calibrator=fit_calibrator(
-                held_out.y[:, i].astype(np.float64), head.uncalibrated(raw[:, i]), held_out.weights
+                held_out.y[:, i].astype(np.float64), found[:, i], held_out.weights
             ),
         )
         if head.kind == "binary"

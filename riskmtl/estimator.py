@@ -14,6 +14,7 @@ import polars as pl
 from numpy.typing import NDArray
 
 from riskmtl.base import MultiTaskEstimator, Prepared, is_number
+from riskmtl.borrowing import borrowing
 from riskmtl.errors import unknown_name
 from riskmtl.model import Head, RiskModel
 from riskmtl.networks import NUMERIC_EMBEDDINGS, TRUNKS, NetworkConfig
@@ -124,6 +125,9 @@ class MultiTaskClassifier(MultiTaskEstimator):
         Factor on a task's loss. Where not given: its observed rows over those of the task that has
         most, so that each observed label counts alike, and a head with few of them learns from the
         shared part instead of disturbing it.
+    few_events : int
+        Heads with fewer events in training lean on the other heads' log-odds, as far as the
+        validation rows bear it out; see :func:`riskmtl.borrowing.borrowing`. 0: none does.
     event_weight : "balanced" or mapping of str to float, optional
         Factor on the events of each task; the log-odds are corrected for it, so that
         probabilities stay right.
@@ -220,6 +224,7 @@ class MultiTaskClassifier(MultiTaskEstimator):
         clip: float = 1.0,
         monitor: str = "log_loss_skill",
         task_weights: Mapping[str, float] | None = None,
+        few_events: int = 100,
         event_weight: str | Mapping[str, float] | None = None,
         calibrate: bool = True,
         validation_share: float = 0.15,
@@ -265,6 +270,7 @@ class MultiTaskClassifier(MultiTaskEstimator):
         self.clip = clip
         self.monitor = monitor
         self.task_weights = task_weights
+        self.few_events = few_events
         self.event_weight = event_weight
         self.calibrate = calibrate
         self.validation_share = validation_share
@@ -312,7 +318,7 @@ class MultiTaskClassifier(MultiTaskEstimator):
         if self.learning_rate != "auto":
             _require_positive("learning_rate", self.learning_rate)
         _require_positive("clip", self.clip)
-        for name in ("weight_decay", "embedding_decay", "credible_rows"):
+        for name in ("weight_decay", "embedding_decay", "credible_rows", "few_events"):
             value = getattr(self, name)
             is_automatic = name == "embedding_decay" and value == "auto"
             if not is_automatic and (not is_number(value) or value < 0):
@@ -436,6 +442,9 @@ class MultiTaskClassifier(MultiTaskEstimator):
             replace(head, shift=math.log(weight))
             for head, weight in zip(data.heads, plan.positive_weights, strict=True)
         ]
+        if data.is_held_out and self.network != "single_task":
+            raw = scorer.raw(data.validation.x)
+            heads = borrowing(heads, raw, data.rows, data.validation, few=self.few_events)
         return scorer, heads
 
     def _shape(self, rows: int) -> NetworkConfig:

@@ -7,7 +7,7 @@ scikit-learn's manners nor how it was trained.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -44,6 +44,9 @@ class Head:
     calibrator : Calibrator
     blend : float
         Share of these log-odds in the answer; the rest is the challenger's.
+    own, lent, lift : float
+        What is calibrated: `own` times the head's log-odds, `lent` times the mean of the other
+        binary heads', and `lift`. See :func:`riskmtl.borrowing.borrowing`.
     """
 
     task: str
@@ -54,16 +57,9 @@ class Head:
     scale: float = 1.0
     calibrator: Calibrator = field(default_factory=Calibrator)
     blend: float = 1.0
-
-    def uncalibrated(self, raw: NDArray[Any]) -> NDArray[Any]:
-        """Log-odds of a binary head, or predictions of a regression, before calibration."""
-        if self.kind == "regression":
-            return raw * self.scale + self.mean
-        return raw - self.shift
-
-    def margin(self, raw: NDArray[Any]) -> NDArray[Any]:
-        """Calibrated log-odds of a binary head, or predictions of a regression."""
-        return self.calibrator.apply(self.uncalibrated(raw))
+    own: float = 1.0
+    lent: float = 0.0
+    lift: float = 0.0
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values that JSON can hold."""
@@ -78,6 +74,50 @@ class Head:
             raise ValueError(f"blend must lie between 0 and 1, got {values['blend']!r}")
         calibrator = Calibrator.from_dict(values["calibrator"])
         return cls(**{**values, "classes": tuple(values["classes"]), "calibrator": calibrator})
+
+
+def uncalibrated(heads: Sequence[Head], raw: NDArray[np.float64]) -> NDArray[np.float64]:
+    """
+    Log-odds of binary heads, or predictions of regressions, before calibration.
+
+    Parameters
+    ----------
+    heads : sequence of Head
+    raw : ndarray of shape (rows, heads)
+        What the scorer gives.
+
+    Returns
+    -------
+    ndarray of shape (rows, heads)
+    """
+    factors, offsets = linear_form(heads)
+    return raw @ factors.T + offsets
+
+
+def linear_form(heads: Sequence[Head]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """
+    How uncalibrated answers follow from raw outputs: factors and an offset for each head.
+
+    Parameters
+    ----------
+    heads : sequence of Head
+
+    Returns
+    -------
+    factors : ndarray of shape (heads, heads)
+        A line per answer.
+    offsets : ndarray of shape (heads,)
+    """
+    factors = np.diag([head.scale for head in heads])
+    offsets = np.array([head.mean - head.shift for head in heads])
+    alone = factors.copy(), offsets.copy()
+    binary = [i for i, head in enumerate(heads) if head.kind == "binary"]
+    for i in binary:
+        head, others = heads[i], [j for j in binary if j != i]
+        if head.lent:
+            factors[i] = head.own * alone[0][i] + head.lent * alone[0][others].mean(0)
+            offsets[i] = head.own * alone[1][i] + head.lent * alone[1][others].mean() + head.lift
+    return factors, offsets
 
 
 @dataclass(slots=True)
@@ -170,11 +210,8 @@ class RiskModel:
         -------
         dict of str to ndarray of shape (rows,)
         """
-        raw = self.scorer.raw(encoded)
-        outputs = {
-            head.task: head.margin(raw[:, i]) if calibrated else head.uncalibrated(raw[:, i])
-            for i, head in enumerate(self.heads)
-        }
+        found = self.finished(self.scorer.raw(encoded), calibrated=calibrated)
+        outputs = {head.task: found[:, i] for i, head in enumerate(self.heads)}
         if not self.is_blend:
             return outputs
         assert self.challenger is not None
@@ -184,6 +221,27 @@ class RiskModel:
             head.task: head.blend * outputs[head.task] + (1 - head.blend) * others[head.task]
             for head in self.heads
         }
+
+    def finished(self, raw: NDArray[np.float64], *, calibrated: bool = True) -> NDArray[np.float64]:
+        """
+        What follows from the scorer's raw outputs, without a challenger.
+
+        Parameters
+        ----------
+        raw : ndarray of shape (rows, heads)
+        calibrated : bool
+
+        Returns
+        -------
+        ndarray of shape (rows, heads)
+            Log-odds, or predictions.
+        """
+        found = uncalibrated(self.heads, raw)
+        if not calibrated:
+            return found
+        return np.column_stack(
+            [head.calibrator.apply(found[:, i]) for i, head in enumerate(self.heads)]
+        )
 
     def margins(self, encoded: NDArray[np.float32]) -> NDArray[np.float64]:
         """Calibrated log-odds of the binary heads, ``(rows, binary tasks)``."""

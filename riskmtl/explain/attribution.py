@@ -13,10 +13,10 @@ from numpy.typing import NDArray
 from riskmtl.errors import unknown_name
 from riskmtl.explain.background import background_hash
 from riskmtl.explain.explanation import Explanation
-from riskmtl.explain.game import answers_of, chosen_heads, grouped, heads_of, mixtures_of
+from riskmtl.explain.game import answers_of, chosen_heads, grouped, mixtures_of, positions_of
 from riskmtl.explain.path import path_values
 from riskmtl.explain.shapley import Enough, shapley_values
-from riskmtl.model import Head, RiskModel
+from riskmtl.model import RiskModel, linear_form
 from riskmtl.scorers import NetworkScorer, TreeScorer
 
 SCALES = ("log_odds", "probability")
@@ -153,16 +153,12 @@ def _by_branches(
     """LightGBM's own attributions, which follow the training rows down each tree's branches."""
     assert isinstance(model.scorer, TreeScorer)
     raw = model.scorer.contributions(encoded)  # (rows, features + 1, heads)
-    chosen = heads_of(model, heads)
-    base = [
-        float(head.margin(raw[0, -1, i]) if calibrated else head.uncalibrated(raw[0, -1, i]))
-        for i, head in chosen
-    ]
-    values = _folded(raw[:, :-1], columns, chosen, calibrated)
+    positions = positions_of(model, heads)
+    values = _folded(model, raw[:, :-1], columns, positions, calibrated)
     return Explanation(
         values=values,
         errors=np.zeros_like(values),
-        base=np.array(base),
+        base=model.finished(raw[:1, -1], calibrated=calibrated)[0, positions],
         outputs=answers_of(model, heads, "log_odds", calibrated)(torch.from_numpy(encoded)),
         background="training rows",
         permutations=np.zeros(len(encoded), dtype=np.int64),
@@ -184,7 +180,7 @@ def _by_paths(
     assert isinstance(model.scorer, NetworkScorer)
     raw = path_values(model.scorer, encoded, background)
     answers = answers_of(model, heads, "log_odds", calibrated)
-    values = _folded(raw, columns, heads_of(model, heads), calibrated)
+    values = _folded(model, raw, columns, positions_of(model, heads), calibrated)
     return Explanation(
         values=values,
         errors=np.full_like(values, np.nan),
@@ -198,15 +194,17 @@ def _by_paths(
 
 
 def _folded(
+    model: RiskModel,
     raw: NDArray[np.float64],
     columns: Sequence[Sequence[int]],
-    heads: Sequence[tuple[int, Head]],
+    positions: Sequence[int],
     calibrated: bool,
 ) -> NDArray[np.float64]:
-    """Contributions to raw outputs, summed over groups, on the heads' own log-odds."""
+    """Contributions to raw outputs, summed over groups, as contributions to heads' log-odds."""
     grouped = np.stack([raw[:, list(group)].sum(1) for group in columns], axis=1)
-    slopes = [head.calibrator.slope if calibrated else 1.0 for _, head in heads]
-    return np.asarray(grouped[:, :, [position for position, _ in heads]] * slopes)
+    factors, _ = linear_form(model.heads)
+    slopes = [model.heads[i].calibrator.slope if calibrated else 1.0 for i in positions]
+    return np.asarray(grouped @ factors[positions].T * slopes)
 
 
 def _require_additive(explanation: Explanation) -> None:

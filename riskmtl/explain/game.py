@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from riskmtl.errors import unknown_name
 from riskmtl.explain.mixtures import Function, MixedLayers, MixedRows, Mixtures, first_width
-from riskmtl.model import Head, RiskModel, sigmoid
+from riskmtl.model import RiskModel, sigmoid
 from riskmtl.scorers import NetworkScorer
 
 # Mixtures skip the widest layer, so more of them than rows stay in a cache.
@@ -122,14 +122,10 @@ def mixtures_of(
     width = sum(first_width(network) for network in scorer.networks)
     if width * len(groups) * len(compared) > _MOST_NUMBERS:
         return MixedRows(answers, x, compared, groups)
-    chosen = heads_of(model, heads)
+    chosen = positions_of(model, heads)
 
     def finish(raw: NDArray[np.float64]) -> NDArray[np.float64]:
-        own = [
-            head.margin(raw[:, i]) if calibrated else head.uncalibrated(raw[:, i])
-            for i, head in chosen
-        ]
-        return _on_scale(np.column_stack(own), scale)
+        return _on_scale(model.finished(raw, calibrated=calibrated)[:, chosen], scale)
 
     return MixedLayers(
         answers,
@@ -142,10 +138,10 @@ def mixtures_of(
     )
 
 
-def heads_of(model: RiskModel, names: Sequence[str]) -> list[tuple[int, Head]]:
-    """Heads by name, with their positions in the raw outputs."""
-    position_of = {head.task: position for position, head in enumerate(model.heads)}
-    return [(position_of[name], model.heads[position_of[name]]) for name in names]
+def positions_of(model: RiskModel, heads: Sequence[str]) -> list[int]:
+    """Positions of heads among those of the model."""
+    names = [head.task for head in model.heads]
+    return [names.index(head) for head in heads]
 
 
 def _on_scale(margins: NDArray[np.float64], scale: str) -> NDArray[np.float64]:
