@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -14,7 +15,7 @@ from riskmtl import LogisticBaseline, MultiTaskClassifier
 from riskmtl.explain import game
 from riskmtl.explain.attribution import explain_rows
 from riskmtl.explain.game import answers_of, mixtures_of
-from riskmtl.explain.mixtures import MixedLayers, MixedRows, Mixtures
+from riskmtl.explain.mixtures import MixedLayers, MixedRows, MixedSum, Mixtures
 from riskmtl.model import RiskModel
 from riskmtl.schema import Split
 
@@ -102,6 +103,30 @@ def test_a_wide_first_layer_is_not_kept(
     options: dict[str, Any] = {"heads": ["fraud"], "scale": "log_odds", "calibrated": True}
     assert isinstance(mixtures_of(model, rows, compared, groups, **options), MixedRows)
     np.testing.assert_allclose(explain_rows(model, inputs, compared).values, kept.values, atol=1e-5)
+
+
+@pytest.mark.parametrize("scale", ["log_odds", "probability"])
+def test_a_blend_answers_with_both_of_its_parts(
+    cards: pl.DataFrame, tiny: dict[str, Any], scale: str
+) -> None:
+    X = cards.select("amount", "age", "country")
+    y = cards.select(fraud="is_fraud", other=1 - pl.col("is_fraud"))
+    model = MultiTaskClassifier(**{**tiny, "challenger": "blend"}).fit(X, y).model_
+    shares = (0.3, 0.8)
+    heads = [replace(head, blend=share) for head, share in zip(model.heads, shares, strict=True)]
+    blend = replace(model, heads=heads)
+    rows, background = some_rows(blend, 2, 0), some_rows(blend, 7, 1)
+    options: dict[str, Any] = {"heads": ["other", "fraud"], "scale": scale, "calibrated": True}
+    mixtures = mixtures_of(blend, rows, background, [[0], [1, 2]], **options)
+    assert isinstance(mixtures, MixedSum)
+    whole = MixedRows(
+        answers_of(blend, *options.values()), mixtures.rows, mixtures.background, mixtures.groups
+    )
+    taken = torch.rand(7, 5, 2, generator=torch.Generator().manual_seed(0)) < 0.5
+    wanted = torch.ones(7, 5, dtype=torch.bool)
+    found, expected = (m.answers(1, slice(None), taken, wanted) for m in (mixtures, whole))
+    np.testing.assert_allclose(found, expected, atol=2e-5)
+    assert expected.std(0).min() > 1e-4
 
 
 def test_what_is_no_network_mixes_rows(cards: pl.DataFrame) -> None:

@@ -3,13 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
 from riskmtl.errors import unknown_name
-from riskmtl.explain.mixtures import Function, MixedLayers, MixedRows, Mixtures, first_width
+from riskmtl.explain.mixtures import (
+    Function,
+    MixedLayers,
+    MixedRows,
+    MixedSum,
+    Mixtures,
+    first_width,
+)
 from riskmtl.model import RiskModel, sigmoid
 from riskmtl.scorers import NetworkScorer
 
@@ -113,12 +121,24 @@ def mixtures_of(
     Mixtures
         On the device of a network that answers alone.
     """
-    answers = answers_of(model, heads, scale, calibrated)
-    scorer = model.scorer
-    if model.is_blend or not isinstance(scorer, NetworkScorer):
-        return MixedRows(answers, torch.from_numpy(rows), torch.from_numpy(background), groups)
-    x = torch.from_numpy(rows).to(scorer.device)
-    compared = torch.from_numpy(background).to(scorer.device)
+    answers, scorer = answers_of(model, heads, scale, calibrated), model.scorer
+    x, compared = torch.from_numpy(rows), torch.from_numpy(background)
+    if model.is_blend:
+        asked: dict[str, Any] = {"heads": heads, "scale": "log_odds", "calibrated": True}
+        parts = model.parts().values()
+        own = np.array([model.heads[i].blend for i in positions_of(model, heads)])
+        return MixedSum(
+            answers,
+            x,
+            compared,
+            groups,
+            parts=[mixtures_of(part, rows, background, groups, **asked) for part in parts],
+            weights=np.stack([own, 1 - own]),
+            finish=lambda margins: _on_scale(margins, scale),
+        )
+    if not isinstance(scorer, NetworkScorer):
+        return MixedRows(answers, x, compared, groups)
+    x, compared = x.to(scorer.device), compared.to(scorer.device)
     width = sum(first_width(network) for network in scorer.networks)
     if width * len(groups) * len(compared) > _MOST_NUMBERS:
         return MixedRows(answers, x, compared, groups)

@@ -175,6 +175,46 @@ class MixedLayers(Mixtures):
         return self._moves[1]
 
 
+class MixedSum(Mixtures):
+    """
+    Weighted sums of what several answer for the same mixtures.
+
+    Parameters
+    ----------
+    function, rows, background, groups
+        As for :class:`Mixtures`.
+    parts : sequence of Mixtures
+        Of the same rows, background and groups.
+    weights : ndarray of shape (parts, outputs)
+    finish : callable
+        Maps the sums to the outputs of the function.
+    """
+
+    def __init__(
+        self,
+        function: Function,
+        rows: Tensor,
+        background: Tensor,
+        groups: Sequence[Sequence[int]],
+        *,
+        parts: Sequence[Mixtures],
+        weights: NDArray[np.float64],
+        finish: Callable[[NDArray[np.float64]], NDArray[np.float64]],
+    ) -> None:
+        super().__init__(function, rows, background, groups)
+        self.parts, self.weights, self.finish = parts, weights, finish
+
+    def answers(self, row: int, part: slice, taken: Tensor, wanted: Tensor) -> NDArray[np.float64]:
+        """Ask each, where its rows are."""
+        total = 0.0
+        for mixtures, weight in zip(self.parts, self.weights, strict=True):
+            device = mixtures.rows.device
+            total = total + weight * mixtures.answers(
+                row, part, taken.to(device), wanted.to(device)
+            )
+        return self.finish(np.asarray(total))
+
+
 def first_width(network: Network) -> int:
     """Numbers that a network's first layer gives for one row, over all members."""
     with torch.inference_mode():
