@@ -486,6 +486,7 @@ def test_shap_draws_it(explanation: Explanation) -> None:
             shap.plots.bar(drawn, show=False)
             shap.plots.beeswarm(drawn, show=False)
             shap.plots.waterfall(drawn[0], show=False)
+            shap.plots.scatter(drawn[:, "txn_night_share"], color=drawn, show=False)
             matplotlib.pyplot.close("all")
     with pytest.raises(ValueError, match="unknown head 'frod'"):
         explanation.to_shap("frod")

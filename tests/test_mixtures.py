@@ -15,7 +15,7 @@ from riskmtl import LogisticBaseline, MultiTaskClassifier
 from riskmtl.explain import game
 from riskmtl.explain.attribution import explain_rows
 from riskmtl.explain.game import answers_of, mixtures_of
-from riskmtl.explain.mixtures import MixedLayers, MixedRows, MixedSum, Mixtures
+from riskmtl.explain.mixtures import MixedLayers, MixedRows, MixedSum, Mixtures, one_thread_each
 from riskmtl.model import RiskModel
 from riskmtl.schema import Split
 
@@ -127,6 +127,36 @@ def test_a_blend_answers_with_both_of_its_parts(
     found, expected = (m.answers(1, slice(None), taken, wanted) for m in (mixtures, whole))
     np.testing.assert_allclose(found, expected, atol=2e-5)
     assert expected.std(0).min() > 1e-4
+
+
+def test_threads_share_the_work_and_change_nothing(model: RiskModel) -> None:
+    rows, background = some_rows(model, 2, 0), some_rows(model, 40, 1)
+    groups = [[column] for column in range(rows.shape[1])]
+    options: dict[str, Any] = {"heads": model.tasks, "scale": "log_odds", "calibrated": True}
+    taken = torch.rand(40, 9, len(groups), generator=torch.Generator().manual_seed(0)) < 0.5
+    wanted = torch.ones(40, 9, dtype=torch.bool)
+    found = []
+    for threads in (1, 3):
+        mixtures = mixtures_of(model, rows, background, groups, threads=threads, **options)
+        assert isinstance(mixtures, MixedLayers)
+        mixtures.most = 20
+        found.append(mixtures.answers(1, slice(None), taken, wanted))
+    np.testing.assert_allclose(found[0], found[1], atol=1e-6)
+
+
+def test_threads_are_those_of_before(trained: MultiTaskClassifier, parts: Split) -> None:
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        trained.explain(parts.test.head(1), background=parts.train.head(4))
+        assert torch.get_num_threads() == 2
+        with pytest.raises(ValueError, match="budget"):
+            trained.explain(parts.test.head(1), budget=3)
+        assert torch.get_num_threads() == 2
+        with one_thread_each() as threads:
+            assert (threads, torch.get_num_threads()) == (2, 1)
+    finally:
+        torch.set_num_threads(before)
 
 
 def test_what_is_no_network_mixes_rows(cards: pl.DataFrame) -> None:

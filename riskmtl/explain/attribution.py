@@ -14,6 +14,7 @@ from riskmtl.errors import unknown_name
 from riskmtl.explain.background import background_hash
 from riskmtl.explain.explanation import Explanation
 from riskmtl.explain.game import answers_of, chosen_heads, grouped, mixtures_of, positions_of
+from riskmtl.explain.mixtures import one_thread_each
 from riskmtl.explain.path import path_values
 from riskmtl.explain.shapley import Enough, shapley_values
 from riskmtl.model import RiskModel, linear_form
@@ -87,10 +88,10 @@ def explain_rows(
     elif method == "path":
         return _by_paths(model, encoded, background, columns, heads, calibrated, shared)
     else:
-        mixtures = mixtures_of(
-            model, encoded, background, columns, heads=heads, scale=scale, calibrated=calibrated
-        )
-        estimate = shapley_values(mixtures, budget=budget, is_enough=is_enough, seed=seed)
+        asked: dict[str, Any] = {"heads": heads, "scale": scale, "calibrated": calibrated}
+        with one_thread_each() as threads:
+            mixtures = mixtures_of(model, encoded, background, columns, threads=threads, **asked)
+            estimate = shapley_values(mixtures, budget=budget, is_enough=is_enough, seed=seed)
         found = Explanation(
             values=estimate.values,
             errors=estimate.errors,

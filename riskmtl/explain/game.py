@@ -100,6 +100,7 @@ def mixtures_of(
     heads: Sequence[str],
     scale: str,
     calibrated: bool,
+    threads: int = 1,
 ) -> Mixtures:
     """
     Set a game up in the way that is quickest for a model.
@@ -115,6 +116,8 @@ def mixtures_of(
     heads : sequence of str
     scale : {"log_odds", "probability"}
     calibrated : bool
+    threads : int
+        As :func:`riskmtl.explain.mixtures.one_thread_each` gives them.
 
     Returns
     -------
@@ -124,7 +127,12 @@ def mixtures_of(
     answers, scorer = answers_of(model, heads, scale, calibrated), model.scorer
     x, compared = torch.from_numpy(rows), torch.from_numpy(background)
     if model.is_blend:
-        asked: dict[str, Any] = {"heads": heads, "scale": "log_odds", "calibrated": True}
+        asked: dict[str, Any] = {
+            "heads": heads,
+            "scale": "log_odds",
+            "calibrated": True,
+            "threads": threads,
+        }
         parts = model.parts().values()
         own = np.array([model.heads[i].blend for i in positions_of(model, heads)])
         return MixedSum(
@@ -155,6 +163,7 @@ def mixtures_of(
         networks=scorer.networks,
         finish=finish,
         most=_MIXTURES_PER_ROW * scorer.rows,
+        threads=threads,
     )
 
 

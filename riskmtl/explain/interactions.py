@@ -19,7 +19,7 @@ from torch import Tensor
 
 from riskmtl.explain.attribution import explain_rows
 from riskmtl.explain.game import grouped, mixtures_of
-from riskmtl.explain.mixtures import Mixtures
+from riskmtl.explain.mixtures import Mixtures, one_thread_each
 from riskmtl.explain.shapley import MOST_CELLS, require_budget, standard_error
 from riskmtl.model import RiskModel
 
@@ -194,19 +194,22 @@ def strongest_interactions(
         seed=seed,
     )
     pairs = _pairs_of_strongest(explanation.values[:, :, 0], strongest)
-    mixtures = mixtures_of(
-        model,
-        model.encoder.transform(inputs),
-        background,
-        list(grouped([column.name for column in model.encoder.columns_], groups or {}).values()),
-        heads=[head],
-        scale=scale,
-        calibrated=calibrated,
-    )
+    columns = grouped([column.name for column in model.encoder.columns_], groups or {})
     values, errors = np.empty((2, inputs.height, len(pairs)))
-    for row in range(inputs.height):
-        value, error = interaction_values(mixtures, row, pairs, budget=budget, seed=seed)
-        values[row], errors[row] = value[:, 0], error[:, 0]
+    with one_thread_each() as threads:
+        mixtures = mixtures_of(
+            model,
+            model.encoder.transform(inputs),
+            background,
+            list(columns.values()),
+            heads=[head],
+            scale=scale,
+            calibrated=calibrated,
+            threads=threads,
+        )
+        for row in range(inputs.height):
+            value, error = interaction_values(mixtures, row, pairs, budget=budget, seed=seed)
+            values[row], errors[row] = value[:, 0], error[:, 0]
     names = [(explanation.features[first], explanation.features[second]) for first, second in pairs]
     return _frame(values, errors, head, names)
 

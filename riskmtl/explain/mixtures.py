@@ -10,7 +10,9 @@ per row, not once per mixture.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 
 import numpy as np
 import torch
@@ -20,6 +22,22 @@ from torch import Tensor
 from riskmtl.networks import Network
 
 Function = Callable[[Tensor], NDArray[np.float64]]
+
+
+@contextmanager
+def one_thread_each() -> Iterator[int]:
+    """
+    Let each operation of torch run in one thread, and give how many there were to share the work.
+
+    Operations on a few thousand numbers wait longer for each other's threads, on a machine that has
+    other work too, than they compute.
+    """
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield threads
+    finally:
+        torch.set_num_threads(threads)
 
 
 class Mixtures(ABC):
@@ -128,6 +146,8 @@ class MixedLayers(Mixtures):
         Maps raw outputs to those of the function.
     most : int
         Mixtures to be computed at once.
+    threads : int
+        Threads that share the mixtures on a CPU.
     """
 
     def __init__(
@@ -140,6 +160,7 @@ class MixedLayers(Mixtures):
         networks: Sequence[Network],
         finish: Callable[[NDArray[np.float64]], NDArray[np.float64]],
         most: int,
+        threads: int = 1,
     ) -> None:
         super().__init__(function, rows, background, groups)
         self.finish = finish
@@ -150,28 +171,35 @@ class MixedLayers(Mixtures):
             # (b, 1, width)
             self.begins = [added.sum(1, keepdim=True) for added in self.added]
         self._moves: tuple[int, list[Tensor]] | None = None
+        self._threads = ThreadPoolExecutor(
+            threads, initializer=torch.set_num_threads, initargs=(1,)
+        )
 
     def answers(self, row: int, part: slice, taken: Tensor, wanted: Tensor) -> NDArray[np.float64]:
         """Add up what each group adds in the first layer, and go on from there."""
-        raw = []
         size = max(1, self.most // taken.shape[1])
-        with torch.inference_mode():
-            moves = self._moves_to(row)
-            for start in range(0, len(taken), size):
-                here = slice(start, start + size)
-                joins, asked = taken[here].to(torch.float32), wanted[here]
+        moves = self._moves_to(row)
+
+        def some(start: int) -> Tensor:
+            here = slice(start, start + size)
+            joins, asked = taken[here].to(torch.float32), wanted[here]
+            with torch.inference_mode():
                 outputs = [
                     layer.answers(torch.baddbmm(begin[part][here], joins, move[part][here])[asked])
                     for layer, begin, move in zip(self.layers, self.begins, moves, strict=True)
                 ]
-                raw.append(torch.cat(outputs, dim=1))
+                return torch.cat(outputs, dim=1)
+
+        starts = range(0, len(taken), size)
+        raw = list(map(some, starts) if taken.is_cuda else self._threads.map(some, starts))
         return self.finish(torch.cat(raw).double().cpu().numpy())
 
     def _moves_to(self, row: int) -> list[Tensor]:
         """How far each group moves each background row's first layer, ``(b, groups, width)``."""
         if self._moves is None or self._moves[0] != row:
-            own = [layer.added(self.rows[row : row + 1]) for layer in self.layers]
-            self._moves = row, [x - b for x, b in zip(own, self.added, strict=True)]
+            with torch.inference_mode():
+                own = [layer.added(self.rows[row : row + 1]) for layer in self.layers]
+                self._moves = row, [x - b for x, b in zip(own, self.added, strict=True)]
         return self._moves[1]
 
 
