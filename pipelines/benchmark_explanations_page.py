@@ -198,6 +198,7 @@ def _notes(results: Record) -> list[str]:
         "- Model rows: what the model answers for per explained row; a gradient counts as one.",
         "  `explain` goes through a network's first layer, which is affine, once per row and not",
         "  once per mixture: its model rows cost less.",
+        "- Stated errors are counted where they are not 0, as they are for columns without effect.",
         "- Largest residual: how far base and values miss the answer, in log-odds.",
         f"- The reference is `explain` with budget {results['facts']['reference_budget']} and"
         " permutations of its own. It is held against the",

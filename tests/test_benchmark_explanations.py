@@ -39,6 +39,15 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def run(patch: pytest.MonkeyPatch, folder: Path) -> None:
     small = partial(MultiTaskClassifier, members=1, **SMALL)
     patch.setattr(benchmark_explanations, "MultiTaskClassifier", small)
+    train = benchmark_explanations.train
+
+    def with_less_background(rows: int) -> Any:
+        models, explained = train(rows)
+        for model in models.values():
+            model.model_.background = model.model_.background[::2]
+        return models, explained
+
+    patch.setattr(benchmark_explanations, "train", with_less_background)
     for name, value in FEWER.items():
         patch.setattr(benchmark_explanations, name, value)
     arguments = ["--rows", "2", "--repetitions", "2", "--out", str(folder)]
@@ -76,6 +85,8 @@ def test_every_method_is_measured_in_the_same_game(results: dict[str, Any]) -> N
         runs_of(results, "network", "shap.PermutationExplainer", f"permutations {n}/")[0]
         for n in (1, 2, 3)
     )
+    # Forwards and backwards is two of four permutations, against as many background rows.
+    assert one["evaluations"] == pytest.approx(own[0]["evaluations"] / 2, rel=0.1)
     assert two["evaluations"] == pytest.approx(2 * one["evaluations"], rel=0.01)
     assert three["error"] < one["error"]
     assert own[0]["error"] < three["error"]
