@@ -16,6 +16,9 @@ import pytest
 
 from riskmtl import MultiTaskClassifier
 
+# It trains twice and runs shap's slow explainers.
+pytestmark = pytest.mark.slow
+
 SMALL = {"epochs": 1, "expert_units": (8,), "shared_units": (8,), "bins": 4, "embedding_dim": 2}
 FEWER = {
     "PORTFOLIO_ROWS": 4000,
