@@ -8,10 +8,8 @@ calibration and lineage, and answers from the :class:`~riskmtl.model.RiskModel` 
 from __future__ import annotations
 
 import time
-import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
@@ -29,7 +27,6 @@ from sklearn.utils.validation import (
 )
 
 from riskmtl.artefact import ArtefactError, load_model, save_model
-from riskmtl.calibration import Calibrator, fit_calibrator
 from riskmtl.encoding import FeatureEncoder
 from riskmtl.errors import unknown_name
 from riskmtl.explain.background import representative_rows
@@ -39,41 +36,18 @@ from riskmtl.holdout import held_out_rows
 from riskmtl.labels import Labels, TaskLabels, encode_labels, read_labels
 from riskmtl.lineage import training_lineage
 from riskmtl.metrics import roc_auc
-from riskmtl.model import Head, RiskModel, sigmoid, uncalibrated
+from riskmtl.model import Head, RiskModel, sigmoid
+from riskmtl.prepared import (
+    Prepared,
+    calibrated,
+    make_head,
+    make_rows,
+    require_weighted_classes,
+    warn_of_uninformative,
+)
 from riskmtl.schema import DataSchema
 from riskmtl.scorers import Scorer
 from riskmtl.training.rows import TrainingRows
-
-
-@dataclass(frozen=True, slots=True)
-class Prepared:
-    """
-    What a subclass learns from.
-
-    Parameters
-    ----------
-    encoder : FeatureEncoder
-    tasks : tuple of TaskLabels
-    heads : list of Head
-        Without calibrators yet; a regression's labels in `rows` are standardised by its head.
-    rows, validation : TrainingRows
-    seed : int
-    is_single : bool
-        Whether labels came as one column.
-    """
-
-    encoder: FeatureEncoder
-    tasks: tuple[TaskLabels, ...]
-    heads: list[Head]
-    rows: TrainingRows
-    validation: TrainingRows
-    seed: int
-    is_single: bool
-
-    @property
-    def is_held_out(self) -> bool:
-        """Whether validation rows are others than those trained on."""
-        return self.validation is not self.rows
 
 
 class MultiTaskEstimator(ExplainerMixin, ClassifierMixin, BaseEstimator, ABC):  # type: ignore[misc]
@@ -177,10 +151,10 @@ class MultiTaskEstimator(ExplainerMixin, ClassifierMixin, BaseEstimator, ABC):  
         weights = self._read_weights(X, sample_weight, inputs)
         check_consistent_length(inputs, labels.values)
         if self.schema is None:
-            _warn_of_uninformative(inputs)
+            warn_of_uninformative(inputs)
         else:
             self.schema.require_informative(X)
-        _require_weighted_classes(labels, weights)
+        require_weighted_classes(labels, weights)
         seed = self._seed()
         held_out = np.zeros(inputs.height, dtype=bool)
         if X_val is None:
@@ -188,8 +162,10 @@ class MultiTaskEstimator(ExplainerMixin, ClassifierMixin, BaseEstimator, ABC):  
             held_out = held_out_rows(labels.values, times, share=share, seed=seed)
         encoder = FeatureEncoder(self._categorical(), min_count=self.min_count)
         encoder.fit(inputs.filter(~held_out))
-        heads = [_head(task, labels.values[~held_out, i]) for i, task in enumerate(labels.tasks)]
-        rows = _rows(encoder.transform(inputs), labels.values, weights, heads)
+        heads = [
+            make_head(task, labels.values[~held_out, i]) for i, task in enumerate(labels.tasks)
+        ]
+        rows = make_rows(encoder.transform(inputs), labels.values, weights, heads)
         seen = rows.where(~held_out) if held_out.any() else rows
         if X_val is not None:
             validation = self._read_validation(
@@ -212,7 +188,7 @@ class MultiTaskEstimator(ExplainerMixin, ClassifierMixin, BaseEstimator, ABC):  
         """Learn, calibrate, and say where the model comes from."""
         scorer, heads = self._learn(data)
         if self.calibrate:
-            heads = _calibrated(scorer, heads, data)
+            heads = calibrated(scorer, heads, data)
         lineage = training_lineage(self.schema, data.tasks, data.rows, data.seed)
         lineage["seconds"] = round(time.perf_counter() - started, 3)
         made_by = {
@@ -304,7 +280,7 @@ class MultiTaskEstimator(ExplainerMixin, ClassifierMixin, BaseEstimator, ABC):  
         if not inputs.height:
             raise ValueError("X_val has no rows")
         weights = self._read_weights(frame, weights, inputs)
-        return _rows(encoder.transform(inputs), values, weights, heads)
+        return make_rows(encoder.transform(inputs), values, weights, heads)
 
     def _seed(self) -> int:
         if isinstance(self.random_state, (int, np.integer)):
@@ -531,72 +507,3 @@ def _is_table(X: Any) -> bool:
     if isinstance(X, (pl.DataFrame, pl.LazyFrame)) or nw.dependencies.is_pandas_dataframe(X):
         return True
     return hasattr(X, "__arrow_c_stream__") and not nw.dependencies.is_into_series(X)
-
-
-def _warn_of_uninformative(inputs: pl.DataFrame) -> None:
-    """Say which columns teach nothing; a fold of a cross-validation may have such by chance."""
-    distinct = inputs.select(pl.all().n_unique()).row(0)
-    if inputs.height < 2:
-        return
-    for column, count in zip(inputs, distinct, strict=True):
-        if count == 1:
-            what = "is missing" if column.null_count() == inputs.height else "has one value"
-            warnings.warn(
-                f"column {column.name!r} {what} in every training row: it teaches nothing",
-                UserWarning,
-                stacklevel=3,
-            )
-
-
-def _require_weighted_classes(labels: Labels, weights: NDArray[np.float64] | None) -> None:
-    """Refuse weights that leave a task with one class."""
-    if weights is None:
-        return
-    values = labels.values[weights > 0]
-    for position, task in enumerate(labels.tasks):
-        seen = values[~np.isnan(values[:, position]), position]
-        if task.kind == "binary" and len(np.unique(seen)) < 2:
-            raise ValueError(
-                f"task {task.name!r} has only one class among the rows with a sample weight above 0"
-            )
-
-
-def _head(task: TaskLabels, values: NDArray[np.float64]) -> Head:
-    if task.kind == "binary":
-        return Head(task.name, "binary", task.classes)
-    mean, scale = float(np.nanmean(values)), float(np.nanstd(values))
-    return Head(task.name, "regression", (), mean=mean, scale=scale)
-
-
-def _rows(
-    encoded: NDArray[np.float32],
-    values: NDArray[np.float64],
-    weights: NDArray[np.float64] | None,
-    heads: Sequence[Head],
-) -> TrainingRows:
-    """Rows as training wants them: float32, regressions standardised, weights of mean 1."""
-    mean = np.array([head.mean for head in heads])
-    scale = np.array([head.scale for head in heads])
-    y = ((values - mean) / scale).astype(np.float32)
-    if weights is None:
-        return TrainingRows(encoded, y)
-    return TrainingRows(encoded, y, (weights / weights.mean()).astype(np.float32))
-
-
-def _calibrated(scorer: Scorer, heads: list[Head], data: Prepared) -> list[Head]:
-    if not data.is_held_out:
-        note = Calibrator(note="not fitted: no rows were held out")
-        return [replace(head, calibrator=note) for head in heads]
-    held_out = data.validation
-    found = uncalibrated(heads, scorer.raw(held_out.x))
-    return [
-        replace(
-            head,
-            calibrator=fit_calibrator(
-                held_out.y[:, i].astype(np.float64), found[:, i], held_out.weights
-            ),
-        )
-        if head.kind == "binary"
-        else head
-        for i, head in enumerate(heads)
-    ]

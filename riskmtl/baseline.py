@@ -16,10 +16,11 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm.auto import tqdm
 
-from riskmtl.base import MultiTaskEstimator, Prepared
+from riskmtl.base import MultiTaskEstimator
 from riskmtl.errors import unknown_name
 from riskmtl.metrics import average_precision
 from riskmtl.model import Head
+from riskmtl.prepared import Prepared
 from riskmtl.schema import DataSchema
 from riskmtl.scorers import LinearScorer, Scorer, TreeScorer
 from riskmtl.training.rows import TrainingRows

@@ -13,11 +13,12 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from riskmtl.base import MultiTaskEstimator, Prepared, is_number
+from riskmtl.base import MultiTaskEstimator, is_number
 from riskmtl.borrowing import borrowing
 from riskmtl.errors import unknown_name
 from riskmtl.model import Head, RiskModel
 from riskmtl.networks import NUMERIC_EMBEDDINGS, TRUNKS, NetworkConfig
+from riskmtl.prepared import Prepared
 from riskmtl.schema import DataSchema
 from riskmtl.scorers import NetworkScorer, Scorer
 from riskmtl.sizing import Sizes

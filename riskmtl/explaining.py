@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -24,19 +25,22 @@ from riskmtl.model import RiskModel
 _THIRDS = 3
 
 
-class ExplainerMixin:
+class ExplainerMixin(ABC):
     """Methods of a fitted estimator that say why; they read tables as ``predict_proba`` does."""
 
     model_: RiskModel
 
+    @abstractmethod
     def _require_fitted(self) -> None:
-        raise NotImplementedError
+        """Raise if there is no model yet."""
 
+    @abstractmethod
     def _read_inputs(self, X: Any, *, reset: bool) -> tuple[pl.DataFrame, pl.Series | None]:
-        raise NotImplementedError
+        """Input columns of a table, and the rows' times where known."""
 
+    @abstractmethod
     def _encode(self, X: Any) -> NDArray[np.float32]:
-        raise NotImplementedError
+        """Encoded rows of a table."""
 
     def explain(
         self,

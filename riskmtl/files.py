@@ -10,6 +10,8 @@ from pathlib import Path
 
 import polars as pl
 
+_ROWS_READ_AT_ONCE = 131_072
+
 
 class TableError(ValueError):
     """A file that cannot be read as a table; the message names the file."""
@@ -82,6 +84,28 @@ def count_rows(path: str | Path) -> int:
     table = open_table(path)
     with _readable(path):
         return int(table.select(pl.len()).collect().item())
+
+
+def read_batches(path: str | Path) -> Iterator[pl.DataFrame]:
+    """
+    Read a Parquet file some rows at a time.
+
+    Parameters
+    ----------
+    path : str or Path
+
+    Yields
+    ------
+    polars.DataFrame
+        In order.
+
+    Raises
+    ------
+    TableError
+        As :func:`open_table`.
+    """
+    for start in range(0, count_rows(path), _ROWS_READ_AT_ONCE):
+        yield read_table(path, start=start, rows=_ROWS_READ_AT_ONCE)
 
 
 @contextmanager

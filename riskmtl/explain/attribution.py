@@ -68,8 +68,7 @@ def explain_rows(
     """
     _check(model, method, scale, calibrated)
     heads = chosen_heads(model, heads)
-    names = [column.name for column in model.encoder.columns_]
-    named = grouped(names, groups or {})
+    named = grouped(model, groups)
     encoded = model.encoder.transform(inputs)
     columns = list(named.values())
     seen = encoded.astype(np.float64)

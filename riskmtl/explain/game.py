@@ -27,15 +27,14 @@ _MIXTURES_PER_ROW = 2
 _MOST_NUMBERS = 2**28
 
 
-def grouped(names: Sequence[str], groups: Mapping[str, Sequence[str]]) -> dict[str, list[int]]:
+def grouped(model: RiskModel, groups: Mapping[str, Sequence[str]] | None) -> dict[str, list[int]]:
     """
     Give each feature its columns.
 
     Parameters
     ----------
-    names : sequence of str
-        Of the columns.
-    groups : mapping of str to sequence of str
+    model : RiskModel
+    groups : mapping of str to sequence of str, optional
         Columns that are explained as one; a column in no group is a feature of its own.
 
     Returns
@@ -48,6 +47,8 @@ def grouped(names: Sequence[str], groups: Mapping[str, Sequence[str]]) -> dict[s
     ValueError
         If a column is unknown or in two groups, or a group has the name of a column.
     """
+    names = [column.name for column in model.encoder.columns_]
+    groups = groups or {}
     group_of: dict[str, str] = {}
     for group, members in groups.items():
         if isinstance(members, str):

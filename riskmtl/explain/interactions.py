@@ -194,7 +194,7 @@ def strongest_interactions(
         seed=seed,
     )
     pairs = _pairs_of_strongest(explanation.values[:, :, 0], strongest)
-    columns = grouped([column.name for column in model.encoder.columns_], groups or {})
+    columns = grouped(model, groups)
     values, errors = np.empty((2, inputs.height, len(pairs)))
     with one_thread_each() as threads:
         mixtures = mixtures_of(

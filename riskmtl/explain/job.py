@@ -26,14 +26,13 @@ from riskmtl.explain.policy import RowPolicy
 from riskmtl.explain.reasons import reasons_of, require_count
 from riskmtl.explain.shapley import require_budget
 from riskmtl.explain.wording import ReasonTable
-from riskmtl.files import count_rows, read_table, replacing
+from riskmtl.files import count_rows, read_batches, read_table, replacing
 from riskmtl.model import RiskModel, sigmoid
 from riskmtl.schema import Checked
 
 TABLES = ("rows", "values", "reasons")
 _NOTE = "job.json"
 _ROWS_PER_PART = 16
-_ROWS_READ_AT_ONCE = 131_072
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -141,7 +140,7 @@ def explain_file(
     lineage = _lineage(model, data, heads, settings)
     unfinished = out.with_name(f"{out.name}.unfinished")
     _require_place(out, unfinished, lineage)
-    chosen = _chosen(model, data, rows, heads, policy, settings)
+    chosen = _chosen(model, data, heads, policy, settings)
     if not len(chosen):
         raise ValueError(f"{data}: no row fits {settings.rows!r}")
     _sign(unfinished, lineage)
@@ -209,15 +208,14 @@ def _sign(unfinished: Path, lineage: dict[str, Any]) -> None:
 def _chosen(
     model: RiskModel,
     data: Path,
-    rows: int,
     heads: Sequence[str],
     policy: RowPolicy,
     settings: Settings,
 ) -> NDArray[np.int64]:
     """Positions of the rows to explain, among those that keep the schema."""
     places, scores, quarantine = [], [], []
-    for start in range(0, rows, _ROWS_READ_AT_ONCE):
-        frame = read_table(data, start=start, rows=_ROWS_READ_AT_ONCE)
+    start = 0
+    for frame in read_batches(data):
         good = frame
         is_good = np.ones(frame.height, dtype=bool)
         if model.schema is not None:
@@ -226,6 +224,7 @@ def _chosen(
             quarantine.append(refused.with_columns(pl.col("_row") + start))
         places.append(start + np.flatnonzero(is_good))
         scores.append(_scores(model, good, heads, policy))
+        start += frame.height
     found = np.concatenate(places)
     if quarantine:
         kept = pl.DataFrame({"_row": found})

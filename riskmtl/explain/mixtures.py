@@ -68,6 +68,7 @@ class Mixtures(ABC):
         background: Tensor,
         groups: Sequence[Sequence[int]],
     ) -> None:
+        self.function = function
         self.rows = rows
         self.background = background
         self.groups = [list(group) for group in groups]
@@ -112,16 +113,6 @@ class Mixtures(ABC):
 
 class MixedRows(Mixtures):
     """Mixtures of rows, for any function."""
-
-    def __init__(
-        self,
-        function: Function,
-        rows: Tensor,
-        background: Tensor,
-        groups: Sequence[Sequence[int]],
-    ) -> None:
-        super().__init__(function, rows, background, groups)
-        self.function = function
 
     def answers(self, row: int, part: slice, taken: Tensor, wanted: Tensor) -> NDArray[np.float64]:
         """Mix rows, and ask for all at once."""

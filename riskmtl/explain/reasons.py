@@ -79,7 +79,7 @@ def explain_reasons(
             raise ValueError("words have groups of their own: leave groups out")
         words.require_fit(head, columns, model.schema)
         groups = words.groups
-    features = grouped([column.name for column in columns], groups or {})
+    features = grouped(model, groups)
     may = np.array([words is None or name in words.reasons for name in features])
     explanation = explain_rows(
         model,

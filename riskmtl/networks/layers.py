@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from itertools import pairwise
 from typing import NamedTuple
@@ -131,7 +132,7 @@ class Gates(nn.Module):
         return logits.masked_fill(self.blocked, -math.inf).softmax(-1)
 
 
-class Trunk(nn.Module):
+class Trunk(nn.Module, ABC):
     """
     What lies between embedding and towers: one way of sharing.
 
@@ -146,13 +147,13 @@ class Trunk(nn.Module):
 
     out_features: int
 
+    @abstractmethod
     def first(self, x: Tensor) -> tuple[Tensor, ...]:
         """Map ``(batch, in)`` to tensors ``(…, batch, width)``, each affine in `x`."""
-        raise NotImplementedError
 
+    @abstractmethod
     def rest(self, *parts: Tensor) -> Tensor:
         """Map what :meth:`first` gives to a representation per task, ``(tasks, batch, out)``."""
-        raise NotImplementedError
 
     def forward(self, x: Tensor) -> Tensor:
         """Map ``(batch, in)`` to ``(tasks, batch, out)``."""

@@ -12,12 +12,10 @@ from tqdm.auto import tqdm
 
 from riskmtl import __version__
 from riskmtl.columns import DataError
-from riskmtl.files import count_rows, read_table, replacing
+from riskmtl.files import count_rows, read_batches, replacing
 from riskmtl.model import RiskModel
 from riskmtl.schema import Checked
 from riskmtl.scoring.batches import score_batches
-
-_ROWS_READ_AT_ONCE = 131_072
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,7 +101,6 @@ def score_file(
 
 def _read(data: Path, rows: int, progress: bool) -> Iterator[pl.DataFrame]:
     with tqdm(total=rows, desc="scoring", unit="row", unit_scale=True, disable=not progress) as bar:
-        for start in range(0, rows, _ROWS_READ_AT_ONCE):
-            batch = read_table(data, start=start, rows=_ROWS_READ_AT_ONCE)
+        for batch in read_batches(data):
             yield batch
             bar.update(batch.height)
