@@ -2,11 +2,14 @@ PYTHON ?= python3
 BIN := .venv/bin
 STAMP := .venv/.installed
 
-.PHONY: demo explanations test test-slow lint format clean
+.PHONY: demo report browser explanations test test-slow lint format clean
 .PHONY: benchmark benchmark-search benchmark-scarce benchmark-explanations benchmark-speed benchmark-gpu
 
 demo: $(STAMP)  ## simulate, train, compare, score: the whole way in one go
 	$(BIN)/python pipelines/risk_portfolio.py
+
+report: $(STAMP)  ## a validation report of the simulated portfolio; trains what is missing
+	$(BIN)/python pipelines/validation_report.py
 
 explanations: $(STAMP)  ## pictures of the demo's explanations, after `make demo`
 	$(BIN)/python pipelines/explanations.py
@@ -22,6 +25,9 @@ lint: $(STAMP)
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
+browser:  ## Chromium, in which the tests look at the report
+	command -v chromium >/dev/null || (apt-get update -qq && apt-get install -y -qq chromium)
+
 format: $(STAMP)
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
@@ -35,7 +41,10 @@ benchmark-search: $(STAMP)  ## the choice of the defaults, on validation rows
 benchmark-scarce: $(STAMP)  ## joint training where one head has few labels
 	$(BIN)/python pipelines/scarce_labels.py
 
-benchmark-explanations: $(STAMP)  ## error and time of explanations beside shap's
+benchmark-report: $(STAMP)  ## a validation report of the simulated portfolio; trains what is missing
+	$(BIN)/python pipelines/validation_report.py
+
+explanations: $(STAMP)  ## error and time of explanations beside shap's
 	$(BIN)/python pipelines/benchmark_explanations.py
 
 benchmark-gpu: $(STAMP)  ## speed of training on a GPU, where there is one

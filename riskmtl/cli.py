@@ -102,6 +102,33 @@ def _parser() -> argparse.ArgumentParser:
     )
     _add_max_bad(evaluate)
 
+    validate = verbs.add_parser(
+        "validate",
+        help="write a validation report",
+        description="Hold a model against labelled rows that it has not seen, and write "
+        "validation.html, validation.json and tables/*.csv. Rows that break the schema are left "
+        "out and reported.",
+    )
+    validate.set_defaults(run=_validate)
+    validate.add_argument("--model", type=Path, required=True, help="folder of the model")
+    validate.add_argument("--data", type=Path, required=True, help="Parquet file")
+    validate.add_argument("--out", type=Path, required=True, help="folder for the report")
+    validate.add_argument(
+        "--part",
+        choices=_PARTS,
+        default="all",
+        help="part of the schema's split (default: all); test takes the train part as reference",
+    )
+    validate.add_argument("--reference", type=Path, help="Parquet file of the training rows")
+    validate.add_argument(
+        "--challenger",
+        action="append",
+        default=[],
+        metavar="NAME=FOLDER",
+        help="another model of the same tasks; single_task=FOLDER shows what joint training did",
+    )
+    validate.add_argument("--config", type=Path, help="YAML file: protected, costs, bounds, …")
+
     score = verbs.add_parser("score", help="score a file")
     score.set_defaults(run=_score)
     score.add_argument("--model", type=Path, required=True, help="folder of the model")
@@ -316,6 +343,47 @@ def _evaluate(options: argparse.Namespace) -> None:
         scratch.write_text(json.dumps(evaluation_record(model, figures), indent=1))
     print(format_figures(figures))
     print(f"evaluation: {options.out}")
+
+
+def _validate(options: argparse.Namespace) -> None:
+    from riskmtl.artefact import load_model
+    from riskmtl.columns import DataError
+    from riskmtl.files import read_table
+    from riskmtl.validation import Settings, load_settings, validate
+
+    if options.out.exists() and not options.out.is_dir():
+        raise ValueError(f"--out {options.out}: is a file, choose a folder")
+    settings = Settings() if options.config is None else load_settings(options.config)
+    challengers = {}
+    for item in options.challenger:
+        name, equals, folder = item.partition("=")
+        if not (name and equals and folder):
+            raise ValueError(f"--challenger {item}: write NAME=FOLDER")
+        challengers[name] = load_model(folder)
+    model = load_model(options.model, with_challenger=True)
+    if model.schema is None:
+        raise DataError(f"{options.model}: was trained without a schema, which validation needs")
+    frame = read_table(options.data)
+    reference = None if options.reference is None else read_table(options.reference)
+    if options.part != "all":
+        parts = model.schema.split(frame)
+        frame = getattr(parts, options.part)
+        if reference is None and options.part == "test":
+            reference = parts.train
+    if frame.is_empty():
+        raise DataError(f"{options.data}: the {options.part} part has no rows")
+    report = validate(
+        model,
+        frame,
+        reference=reference,
+        challengers=challengers,
+        settings=settings,
+        progress=sys.stderr.isatty(),
+    )
+    page = report.write(options.out)
+    for section, result, _ in report.sections:
+        print(f"{section.title:<20} {result.verdict.value if result.findings else '–'}")
+    print(f"{report.verdict.value}: {page}")
 
 
 def _score(options: argparse.Namespace) -> None:

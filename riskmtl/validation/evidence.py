@@ -1,0 +1,250 @@
+"""What all sections of a validation look at, worked out once."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import polars as pl
+from numpy.typing import NDArray
+
+from riskmtl.columns import DataError, moment
+from riskmtl.frames import as_frame
+from riskmtl.model import RiskModel
+from riskmtl.schema import Checked, DataSchema
+from riskmtl.validation.criteria import Criterion
+from riskmtl.validation.result import Finding, Result, Verdict
+from riskmtl.validation.settings import Settings
+
+Array = NDArray[np.float64]
+
+
+class Rows:
+    """
+    Rows of a table as a model sees them.
+
+    Parameters
+    ----------
+    model : RiskModel
+    frame : polars.DataFrame
+        Rows that keep the schema.
+    """
+
+    def __init__(self, model: RiskModel, frame: pl.DataFrame) -> None:
+        assert model.schema is not None
+        self.model, self.frame, self.schema = model, frame, model.schema
+
+    @cached_property
+    def labels(self) -> Array:
+        """Labels of the binary heads, ``(rows, heads)``; NaN where not observed."""
+        found = self.schema.labels(self.frame).select(self.model.tasks).cast(pl.Float64)
+        return found.fill_null(float("nan")).to_numpy()
+
+    @cached_property
+    def encoded(self) -> NDArray[np.float32]:
+        """Encoded inputs, ``(rows, columns)``."""
+        return self.model.encode(self.frame)
+
+    @cached_property
+    def scores(self) -> Array:
+        """Probabilities of the binary heads, ``(rows, heads)``."""
+        return self.model.probabilities(self.encoded)
+
+    @cached_property
+    def months(self) -> pl.Series | None:
+        """Month of each row as text such as ``2024-05``; ``None`` without a time column."""
+        if self.schema.time is None or self.schema.time.name not in self.frame.columns:
+            return None
+        month = moment(self.schema.time).dt.strftime("%Y-%m").alias("month")
+        return self.frame.select(month).to_series()
+
+    @cached_property
+    def customers(self) -> NDArray[np.int64] | None:
+        """
+        A number per customer, if several rows of the table have the same customer.
+
+        The customer is the key column that repeats; the last, if several do.
+        """
+        for column in reversed(self.schema.with_role("key")):
+            codes = self.frame[column.name].rank("dense").cast(pl.Int64).to_numpy() - 1
+            if codes.max() + 1 < len(codes):
+                return np.asarray(codes)
+        return None
+
+
+@dataclass(eq=False)
+class Evidence:
+    """
+    A fitted model and the rows it is held against.
+
+    Parameters
+    ----------
+    model : RiskModel or estimator
+        With a schema.
+    table : table
+        Labelled rows that the model has not seen.
+    reference : table, optional
+        Labelled rows it was trained on.
+    challengers : mapping of str to RiskModel or estimator, optional
+        Other models of the same tasks, by name. One called ``single_task`` shows what joint
+        training did. The model's own challenger and parts are always there.
+    settings : Settings, optional
+
+    Raises
+    ------
+    riskmtl.columns.DataError
+        If the model has no schema, the table does not keep it, or a challenger has other tasks.
+    """
+
+    model: RiskModel
+    table: Any
+    reference: Any = None
+    challengers: Mapping[str, Any] = field(default_factory=dict)
+    settings: Settings = field(default_factory=Settings)
+
+    def __post_init__(self) -> None:
+        self.model = getattr(self.model, "model_", self.model)
+        if self.model.schema is None:
+            raise DataError("the model has no schema: train it with one to validate it")
+        for name, other in self.challengers.items():
+            missing = [t for t in self.tasks if t not in getattr(other, "model_", other).tasks]
+            if missing:
+                raise DataError(f"challenger {name!r} has no head {missing[0]!r}")
+        self.raw = as_frame(self.table)
+        self.checked: Checked = self.schema.check(self.raw)
+        if self.checked.good.is_empty():
+            raise DataError("no row of the table keeps the schema")
+
+    @property
+    def schema(self) -> DataSchema:
+        """The promise that the table makes."""
+        assert self.model.schema is not None
+        return self.model.schema
+
+    @property
+    def tasks(self) -> list[str]:
+        """The heads with probabilities."""
+        return self.model.tasks
+
+    @property
+    def criteria(self) -> dict[str, Criterion]:
+        """Bounds of the verdicts."""
+        return self.settings.criteria
+
+    @cached_property
+    def rows(self) -> Rows:
+        """The rows that keep the schema."""
+        return Rows(self.model, self.checked.good)
+
+    @cached_property
+    def trained(self) -> Rows | None:
+        """The training rows, if they were given."""
+        if self.reference is None:
+            return None
+        return Rows(self.model, self.schema.check(as_frame(self.reference)).good)
+
+    @cached_property
+    def contenders(self) -> dict[str, Array]:
+        """Probabilities of the model's parts and of all challengers, by name, itself left out."""
+        models: dict[str, RiskModel] = {}
+        if self.model.is_blend:
+            models |= self.model.parts()
+        elif self.model.challenger is not None:
+            models[self.model.challenger.kind] = self.model.challenger
+        given = {name: getattr(m, "model_", m) for name, m in self.challengers.items()}
+        found = {}
+        for name, other in {**models, **given}.items():
+            columns = [other.tasks.index(task) for task in self.tasks]
+            found[name] = other.probabilities(other.encode(self.rows.frame))[:, columns]
+        return found
+
+    def of(self, task: str) -> tuple[Array, Array]:
+        """Labels and probabilities of a head, ``(rows,)`` each."""
+        position = self.tasks.index(task)
+        return self.rows.labels[:, position], self.rows.scores[:, position]
+
+    def events(self, task: str) -> tuple[int, int]:
+        """Observed events and non-events of a head."""
+        labels, _ = self.of(task)
+        return int((labels == 1).sum()), int((labels == 0).sum())
+
+    def has_enough(self, task: str) -> bool:
+        """Whether a head has events enough for a verdict."""
+        return min(self.events(task)) >= self.settings.min_events
+
+    def too_few(self, task: str, what: str) -> Finding:
+        """The finding of a head that has not."""
+        events, _ = self.events(task)
+        bound = f"at least {self.settings.min_events} events and non-events"
+        return Finding(task, what, Verdict.TOO_FEW, float(events), bound=bound)
+
+    def cutoff(self, task: str) -> float:
+        """Probability above which the alert budget is spent on these rows."""
+        _, scores = self.of(task)
+        return float(np.quantile(scores, 1 - self.settings.budget(task)))
+
+
+@dataclass(frozen=True)
+class Section:
+    """
+    One question of a validation; call it with a model and a table.
+
+    Parameters
+    ----------
+    key, title, question : str
+    examine : callable
+        From :class:`Evidence` to :class:`~riskmtl.validation.result.Result`.
+    """
+
+    key: str
+    title: str
+    question: str
+    examine: Callable[[Evidence], Result]
+
+    def __call__(self, model: Any, table: Any, **options: Any) -> Result:
+        """
+        Examine a model by this section alone.
+
+        Parameters
+        ----------
+        model : RiskModel or estimator
+        table : table
+        **options
+            Of :class:`Evidence`.
+
+        Returns
+        -------
+        Result
+        """
+        return self.examine(Evidence(model, table, **options))
+
+
+def section(
+    key: str, title: str, question: str
+) -> Callable[[Callable[[Evidence], Result]], Section]:
+    """
+    Make a section of a function.
+
+    Parameters
+    ----------
+    key : str
+        Names its files and anchors.
+    title, question : str
+
+    Returns
+    -------
+    callable
+        A decorator of a function from :class:`Evidence` to a result.
+
+    Examples
+    --------
+    >>> @section("rows", "Rows", "How many rows are there?")
+    ... def counted(evidence):
+    ...     return Result(notes=[f"{evidence.rows.frame.height} rows"])
+    >>> counted.title
+    'Rows'
+    """
+    return lambda examine: Section(key, title, question, examine)

@@ -1,0 +1,142 @@
+"""Is it better than something simpler: paired comparisons and swap sets."""
+
+from __future__ import annotations
+
+import numpy as np
+import polars as pl
+
+from riskmtl.validation.comparison import auc_difference, bootstrap_differences, holm
+from riskmtl.validation.evidence import Evidence, section
+from riskmtl.validation.figure import Dots, dots
+from riskmtl.validation.result import Finding, Result, Table, Verdict
+
+
+@section("challengers", "Challengers", "Is it better than something simpler?")
+def challengers(evidence: Evidence) -> Result:
+    """The model beside each challenger on the same rows."""
+    if not evidence.contenders:
+        note = "No challenger: train with one, or give models of the same tasks."
+        return Result([Finding("", "challengers", Verdict.NOT_EXAMINED)], notes=[note])
+    compared = compare(evidence, list(evidence.contenders))
+    findings: list[Finding] = []
+    for task in evidence.tasks:
+        of_head = compared.filter((pl.col("head") == task) & (pl.col("metric") == "roc_auc"))
+        if of_head.is_empty():
+            findings.append(evidence.too_few(task, "lead of the best challenger"))
+            continue
+        best = of_head.sort("estimate").row(0, named=True)
+        findings.append(
+            evidence.criteria["challenger_lead"].judge(
+                task,
+                f"AUC of {best['challenger']} less that of the model",
+                -best["estimate"],
+                -best["high"],
+                -best["low"],
+            )
+        )
+    tables = [
+        Table(
+            "challengers",
+            "The model less each challenger, on the same rows",
+            compared,
+            "AUC by paired DeLong, the others by paired bootstrap; p adjusted for the heads of one "
+            "challenger by Holm. Of Brier and log-loss less is better.",
+        ),
+        Table(
+            "swaps",
+            "Swap sets at the alert budget",
+            pl.DataFrame([_swapped(evidence, t, n) for t in evidence.tasks for n in
+                          evidence.contenders]),
+            "Rows that one flags and the other does not, and how many of those observed had the "
+            "event.",
+        ),
+    ]  # fmt: skip
+    return Result(findings, tables, [gaps_picture(compared, "challengers")] if compared.height
+                  else [])  # fmt: skip
+
+
+def compare(evidence: Evidence, names: list[str]) -> pl.DataFrame:
+    """
+    Compare the model with some contenders, head by head.
+
+    Parameters
+    ----------
+    evidence : Evidence
+    names : list of str
+        Some of ``evidence.contenders``.
+
+    Returns
+    -------
+    polars.DataFrame
+        A line per head, challenger and metric.
+    """
+    lines = []
+    for name in names:
+        for position, task in enumerate(evidence.tasks):
+            if not evidence.has_enough(task):
+                continue
+            labels, ours = evidence.of(task)
+            theirs = evidence.contenders[name][:, position]
+            found = [
+                auc_difference(labels, ours, theirs),
+                *bootstrap_differences(
+                    labels, ours, theirs, draws=200, seed=evidence.settings.seed
+                ),
+            ]
+            lines += [{"head": task, "challenger": name, **f.to_dict()} for f in found]
+    if not lines:
+        return pl.DataFrame(
+            schema={"head": pl.String, "challenger": pl.String, "metric": pl.String}
+        )
+    table = pl.DataFrame(lines).rename({"first": "model", "second": "theirs"})
+    adjusted = [
+        part.with_columns(pl.Series("adjusted p", holm(part["p_value"].to_list())))
+        for _, part in table.group_by("challenger", "metric", maintain_order=True)
+    ]
+    return pl.concat(adjusted)
+
+
+def gaps_picture(compared: pl.DataFrame, key: str) -> str:
+    """Picture of AUC gaps with their intervals, a row per head and a mark per challenger."""
+    auc = compared.filter(pl.col("metric") == "roc_auc")
+    heads = auc["head"].unique(maintain_order=True).to_list()
+    groups = [
+        Dots(str(name[0]), *(part[c].to_numpy() for c in ("estimate", "low", "high")))
+        for name, part in auc.group_by("challenger", maintain_order=True)
+    ]
+    numbers = "; ".join(
+        f"{row['head']} against {row['challenger']} {row['estimate']:+.4f}"
+        for row in auc.to_dicts()
+    )
+    return dots(
+        heads,
+        groups,
+        reference=0.0,
+        key=key,
+        title="AUC of the model less that of others",
+        alt=f"AUC gaps with 95 % intervals: {numbers}.",
+        x_label="gap in AUC",
+    )
+
+
+def _swapped(evidence: Evidence, task: str, name: str) -> dict[str, object]:
+    """Rows that move across the cut-off from one model to another, and how they behaved."""
+    labels, ours = evidence.of(task)
+    theirs = evidence.contenders[name][:, evidence.tasks.index(task)]
+    budget = max(1, round(evidence.settings.budget(task) * len(ours)))
+    flagged = [np.zeros(len(ours), dtype=bool) for _ in range(2)]
+    for mask, scores in zip(flagged, (ours, theirs), strict=True):
+        mask[np.argsort(-scores, kind="stable")[:budget]] = True
+    only_ours, only_theirs = flagged[0] & ~flagged[1], flagged[1] & ~flagged[0]
+    seen = ~np.isnan(labels)
+    return {
+        "head": task,
+        "challenger": name,
+        "flagged by both": int((flagged[0] & flagged[1]).sum()),
+        "by the model alone": int(only_ours.sum()),
+        "events among these": int(np.nansum(labels[only_ours])),
+        "observed among these": int((only_ours & seen).sum()),
+        "by the challenger alone": int(only_theirs.sum()),
+        "events among those": int(np.nansum(labels[only_theirs])),
+        "observed among those": int((only_theirs & seen).sum()),
+    }

@@ -1,0 +1,374 @@
+"""Validation through its public face: each section catches what the simulator provokes."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+import pytest
+
+from riskmtl import DataSchema, LogisticBaseline, MultiTaskClassifier, RiskModel, simulate_portfolio
+from riskmtl.schema import Split
+from riskmtl.validation import Evidence, Finding, Result, Settings, Verdict, load_settings, section
+from riskmtl.validation import validate as validate_model
+from riskmtl.validation.sections import (
+    SECTIONS,
+    calibration,
+    challengers,
+    data,
+    discrimination,
+    explanations,
+    fairness,
+    joint,
+    limits,
+    robustness,
+    stability,
+    use,
+)
+
+
+@pytest.fixture(scope="module")
+def portfolio_parts(schema: DataSchema) -> Split:
+    return schema.split(simulate_portfolio(120_000, seed=11).frame)
+
+
+@pytest.fixture(scope="module")
+def logistic(portfolio_parts: Split, schema: DataSchema) -> RiskModel:
+    """A sound model that is fitted in seconds."""
+    model = LogisticBaseline(schema=schema, random_state=0)
+    return model.fit(portfolio_parts.train, X_val=portfolio_parts.validation).model_
+
+
+@pytest.fixture(scope="module")
+def test_rows(portfolio_parts: Split) -> pl.DataFrame:
+    return portfolio_parts.test
+
+
+def _of(result: Result, head: str, what: str) -> Finding:
+    return next(f for f in result.findings if f.head == head and what in f.what)
+
+
+# ---- what the simulator provokes -----------------------------------------------------------------
+
+
+def test_a_leaked_column_is_caught_by_data(logistic: RiskModel, test_rows: pl.DataFrame) -> None:
+    noise = np.random.default_rng(0).normal(0, 0.05, test_rows.height)
+    leaked = test_rows.with_columns(
+        txn_inflow_ratio=pl.col("default").fill_null(0).cast(pl.Float64) + 1 + pl.Series(noise)
+    )
+    clean, found = data(logistic, test_rows), data(logistic, leaked)
+    assert clean.verdict is Verdict.PASS
+    finding = _of(found, "default", "alone")
+    assert finding.verdict is Verdict.FAIL
+    assert "txn_inflow_ratio" in finding.what
+    assert _of(found, "fraud", "alone").verdict is Verdict.PASS
+
+
+def test_a_leaked_category_and_a_telling_gap_are_caught(
+    logistic: RiskModel, test_rows: pl.DataFrame
+) -> None:
+    event = pl.col("fraud").fill_null(0) == 1
+    by_name = test_rows.with_columns(
+        acc_channel=pl.when(event).then(pl.lit("late")).otherwise(pl.lit("early"))
+    )
+    assert _of(data(logistic, by_name), "fraud", "alone").verdict is Verdict.FAIL
+    by_gap = test_rows.with_columns(acc_income=pl.when(~event).then("acc_income"))
+    finding = _of(data(logistic, by_gap), "fraud", "acc_income")
+    assert finding.verdict is Verdict.FAIL
+
+
+def test_rows_of_the_training_are_caught(
+    logistic: RiskModel, portfolio_parts: Split, test_rows: pl.DataFrame
+) -> None:
+    both = pl.concat([test_rows, portfolio_parts.train.head(1000)])
+    clean = data(logistic, test_rows, reference=portfolio_parts.train)
+    found = data(logistic, both, reference=portfolio_parts.train)
+    assert _of(clean, "", "also in training").verdict is Verdict.PASS
+    finding = _of(found, "", "also in training")
+    assert finding.verdict is Verdict.FAIL
+    assert finding.value == pytest.approx(1000 / both.height)
+
+
+def test_a_date_after_its_row_is_caught(logistic: RiskModel, test_rows: pl.DataFrame) -> None:
+    late = test_rows.with_columns(
+        pl.col("snapshot_date").dt.offset_by("3d").alias("acc_opened_date")
+    )
+    finding = _of(data(logistic, late), "", "dates after the row")
+    assert (finding.verdict, finding.value) == (Verdict.FAIL, 1.0)
+
+
+def test_rows_that_break_the_schema_are_counted(
+    logistic: RiskModel, test_rows: pl.DataFrame
+) -> None:
+    broken = test_rows.with_columns(
+        acc_age=pl.when(pl.int_range(pl.len()) < test_rows.height // 50)
+        .then(pl.lit(3, pl.Int64))
+        .otherwise(pl.col("acc_age"))
+    )
+    found = data(logistic, broken)
+    assert _of(found, "", "refused").verdict is Verdict.FAIL
+    assert found.table("refused").row(0) == ("acc_age: below 18", test_rows.height // 50)
+
+
+def test_drift_is_caught_by_stability(
+    logistic: RiskModel, portfolio_parts: Split, test_rows: pl.DataFrame
+) -> None:
+    drifted = test_rows.with_columns(
+        acc_utilisation=pl.col("acc_utilisation") * 2 + 0.4,
+        acc_payment_ratio=pl.col("acc_payment_ratio") * 0.4,
+        txn_low_balance_days=(pl.col("txn_low_balance_days") + 9).clip(0, 31),
+    )
+    clean = stability(logistic, test_rows, reference=portfolio_parts.train)
+    found = stability(logistic, drifted, reference=portfolio_parts.train)
+    assert {f.verdict for f in clean.findings if f.head} == {Verdict.PASS}
+    assert _of(found, "default", "PSI").verdict is Verdict.FAIL
+    assert _of(found, "", "CSI").verdict is Verdict.WATCH
+    assert found.table("column_stability")["column"][0] in (
+        "acc_utilisation",
+        "acc_payment_ratio",
+        "txn_low_balance_days",
+    )
+    clean_auc, drift_auc = (
+        float(next(t.note for t in r.tables if t.key == "drift_classifier").split("AUC ")[1][:5])
+        for r in (clean, found)
+    )
+    assert drift_auc > max(0.9, clean_auc + 0.05)
+
+
+def test_miscalibration_is_caught_by_calibration(
+    logistic: RiskModel, test_rows: pl.DataFrame
+) -> None:
+    heads = [
+        replace(h, calibrator=replace(h.calibrator, intercept=h.calibrator.intercept + 0.7))
+        if h.task == "fraud"
+        else h
+        for h in logistic.heads
+    ]
+    found = calibration(replace(logistic, heads=heads), test_rows)
+    assert _of(found, "fraud", "expected over events").verdict is Verdict.FAIL
+    clean = calibration(logistic, test_rows)
+    assert _of(clean, "fraud", "expected over events").verdict is Verdict.PASS
+    assert _of(clean, "fraud", "events over expected").verdict is Verdict.PASS
+
+
+def test_a_simpler_model_that_ranks_better_is_caught(
+    logistic: RiskModel, test_rows: pl.DataFrame, trained: MultiTaskClassifier
+) -> None:
+    found = joint(trained, test_rows, challengers={"single_task": logistic})
+    assert _of(found, "default", "lost by joint").verdict in (Verdict.WATCH, Verdict.FAIL)
+    same = joint(logistic, test_rows, challengers={"single_task": logistic})
+    assert {f.verdict for f in same.findings} == {Verdict.PASS}
+    beaten = challengers(trained, test_rows, challengers={"logistic": logistic})
+    assert _of(beaten, "default", "AUC of logistic").verdict in (Verdict.WATCH, Verdict.FAIL)
+
+
+def test_an_unfair_proxy_is_caught_by_fairness(
+    logistic: RiskModel, test_rows: pl.DataFrame
+) -> None:
+    settings = Settings(protected=("gender",), alert_budget={"default": 0.3})
+    groups = test_rows["gender"].drop_nulls().unique().sort()
+    is_one = pl.col("gender") == groups[0]
+    unfair = test_rows.with_columns(
+        acc_utilisation=pl.when(is_one).then(pl.lit(1.2)).otherwise("acc_utilisation"),
+        acc_payment_ratio=pl.when(is_one).then(pl.lit(0.05)).otherwise("acc_payment_ratio"),
+        txn_low_balance_days=pl.when(is_one)
+        .then(pl.lit(15, test_rows.schema["txn_low_balance_days"]))
+        .otherwise("txn_low_balance_days"),
+    )
+    clean = fairness(logistic, test_rows, settings=settings)
+    assert clean.verdict is Verdict.PASS
+    assert (
+        _of(fairness(logistic, unfair, settings=settings), "default", "impact ratio").verdict
+        is Verdict.FAIL
+    )
+
+
+def test_too_few_events_give_no_verdict(logistic: RiskModel, test_rows: pl.DataFrame) -> None:
+    few = test_rows.with_columns(takeover=pl.when(pl.col("takeover") == 0).then("takeover"))
+    for found in (discrimination(logistic, few), calibration(logistic, few)):
+        assert {f.verdict for f in found.findings if f.head == "takeover"} == {Verdict.TOO_FEW}
+        assert {f.verdict for f in found.findings if f.head == "default"} == {Verdict.PASS}
+    found = limits(logistic, few)
+    assert any("takeover: 0 events" in note for note in found.notes)
+
+
+def test_a_model_that_does_not_rank_is_caught(logistic: RiskModel, test_rows: pl.DataFrame) -> None:
+    shuffled = test_rows.with_columns(pl.col("default").shuffle(seed=1))
+    assert _of(discrimination(logistic, shuffled), "default", "AUC").verdict is not Verdict.PASS
+
+
+def test_a_weak_segment_is_caught_by_robustness(
+    logistic: RiskModel, test_rows: pl.DataFrame
+) -> None:
+    extra = np.random.default_rng(0).random(test_rows.height) < 0.25
+    worse = test_rows.with_columns(
+        default=pl.when(
+            (pl.col("txn_gambling_share") > pl.col("txn_gambling_share").quantile(0.9))
+            & pl.Series(extra)
+            & pl.col("default").is_not_null()
+        )
+        .then(pl.lit(1, pl.Int8))
+        .otherwise("default")
+    )
+    finding = _of(robustness(logistic, worse), "default", "where")
+    assert finding.verdict is Verdict.FAIL
+    assert "txn_gambling_share" in finding.what
+    clean = [f for f in robustness(logistic, test_rows).findings if "where" in f.what]
+    assert {f.verdict for f in clean} == {Verdict.PASS}
+
+
+# ---- other sections ------------------------------------------------------------------------------
+
+
+def test_explanations_name_the_columns_of_the_law(
+    logistic: RiskModel, test_rows: pl.DataFrame
+) -> None:
+    found = explanations(logistic, test_rows, settings=Settings(explained_rows=200))
+    top = found.table("columns").filter(pl.col("head") == "default")["column"].head(6).to_list()
+    assert "acc_utilisation" in top
+    assert found.table("explanation_stability")["rank correlation"].min() > 0.8
+    shares = found.table("reasons")["share of rows"]
+    assert shares.is_between(0, 1).all()
+
+
+def test_use_finds_the_cheapest_cut_off(logistic: RiskModel, test_rows: pl.DataFrame) -> None:
+    from riskmtl.validation.settings import Costs
+
+    settings = Settings(costs={"default": Costs(missed=20, false_alarm=1)}, decision="approved")
+    found = use(logistic, test_rows, settings=settings)
+    row = found.table("costs").row(0, named=True)
+    evidence = Evidence(logistic, test_rows)
+    y, p = evidence.of("default")
+    y, p = y[~np.isnan(y)], p[~np.isnan(y)]
+    cost = lambda c: (20 * (y[p < c]).sum() + (1 - y[p >= c]).sum()) / len(y)  # noqa: E731
+    assert row["cost per row"] == pytest.approx(
+        min(cost(c) for c in np.quantile(p, np.linspace(0, 1, 400))), rel=0.01
+    )
+    assert row["flagging none"] == pytest.approx(20 * y.mean())
+    assert row["cost per row"] < min(row["flagging none"], row["flagging all"])
+    overrides = found.table("overrides").filter(pl.col("head") == "default")
+    assert overrides["rows"].sum() == test_rows.height
+
+
+def test_an_adversary_lowers_scores_by_allowed_changes_only(
+    logistic: RiskModel, test_rows: pl.DataFrame
+) -> None:
+    found = robustness(logistic, test_rows).table("adversary")
+    shares = found.filter(pl.col("head") == "default")["share that escapes"].to_list()
+    assert len(shares) == 3
+    assert shares == sorted(shares)
+    assert shares[-1] > 0
+
+
+# ---- the whole -----------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def written(
+    logistic: RiskModel, portfolio_parts: Split, tmp_path_factory: pytest.TempPathFactory
+) -> Path:
+    folder = tmp_path_factory.mktemp("report")
+    settings = Settings(explained_rows=60, protected=("gender",))
+    report = validate_model(
+        logistic, portfolio_parts.test, reference=portfolio_parts.train, settings=settings
+    )
+    report.write(folder)
+    return folder
+
+
+def test_the_files_hold_all_sections(written: Path) -> None:
+    record = json.loads((written / "validation.json").read_text())
+    assert list(record["sections"]) == [s.key for s in SECTIONS]
+    page = (written / "validation.html").read_text()
+    assert len(page.encode()) < 3_000_000
+    for s in SECTIONS:
+        assert f'<section id="{s.key}">' in page
+        for key in record["sections"][s.key]["tables"]:
+            assert (written / "tables" / f"{key}.csv").exists()
+    assert "http://" not in page.replace("http://www.w3.org", "")
+
+
+def test_a_section_of_ones_own(logistic: RiskModel, test_rows: pl.DataFrame) -> None:
+    @section("size", "Size", "Is it large enough?")
+    def size(evidence: Evidence) -> Result:
+        return Result([Finding("", "rows", Verdict.WATCH, float(evidence.rows.frame.height))])
+
+    report = validate_model(logistic, test_rows, sections=[size])
+    assert report.verdict is Verdict.WATCH
+    assert "Is it large enough?" in report.to_html()
+    assert size(logistic, test_rows).verdict is Verdict.WATCH
+
+
+def test_text_of_the_data_cannot_break_the_page(
+    logistic: RiskModel, test_rows: pl.DataFrame
+) -> None:
+    odd = test_rows.with_columns(
+        gender=pl.when(pl.col("gender") == "F")
+        .then(pl.lit("<script>x()</script>"))
+        .otherwise("gender")
+    )
+    page = validate_model(
+        logistic, odd, sections=[fairness], settings=Settings(protected=("gender",))
+    ).to_html()
+    assert "<script>x()" not in page
+
+
+def test_the_command_line(
+    run: Callable[..., Any], model_folder: Path, portfolio_file: Path, tmp_path: Path
+) -> None:
+    config = tmp_path / "settings.yaml"
+    config.write_text(
+        "explained_rows: 20\nprotected: [gender]\nbounds: {refused_rows: {watch: 0.5}}\n"
+    )
+    arguments = ["--model", model_folder, "--data", portfolio_file, "--part", "test"]
+    done = run("validate", *arguments, "--out", tmp_path / "r", "--config", config)
+    assert done.code == 0, done.err
+    assert (tmp_path / "r" / "validation.html").exists()
+    assert "Discrimination" in done.out
+    record = json.loads((tmp_path / "r" / "validation.json").read_text())
+    bounds = [f["bound"] for f in record["sections"]["data"]["findings"]]
+    assert any("set by the user" in bound for bound in bounds)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("bounds: {acu: {watch: 1}}", "unknown criterion 'acu': did you mean 'auc'"),
+        ("bounds: {auc: {wach: 1}}", "unknown bound 'wach'"),
+        ("bounds: {auc: {watch: high}}", "watch must be a number"),
+        ("protectd: [gender]", "unknown key 'protectd': did you mean 'protected'"),
+        ("alert_budget: 2", "alert_budget must lie between 0 and 1"),
+        ("costs: {fraud: {missed: 1}}", "give missed and false_alarm"),
+        ("min_events: 0", "at least 2"),
+    ],
+)
+def test_mistakes_in_settings_are_named(tmp_path: Path, text: str, message: str) -> None:
+    path = tmp_path / "settings.yaml"
+    path.write_text(text)
+    with pytest.raises(ValueError, match=message):
+        load_settings(path)
+
+
+def test_mistakes_are_named_before_the_work(
+    run: Callable[..., Any], model_folder: Path, portfolio_file: Path, tmp_path: Path
+) -> None:
+    arguments = ["--model", model_folder, "--data", portfolio_file, "--out", tmp_path / "r"]
+    assert "write NAME=FOLDER" in run("validate", *arguments, "--challenger", "x").err
+    odd = tmp_path / "odd.yaml"
+    odd.write_text("protected: [gendr]\nexplained_rows: 2\n")
+    done = run("validate", *arguments, "--config", odd)
+    assert done.code == 1
+    assert "did you mean 'gender'" in done.err
+    assert not (tmp_path / "r").exists()
+
+
+def test_a_model_without_a_schema_is_refused(cards: pl.DataFrame) -> None:
+    x = pl.DataFrame({"a": [0.0, 1.0] * 50})
+    model = LogisticBaseline().fit(x, pl.DataFrame({"fraud": [0, 1] * 50}))
+    with pytest.raises(ValueError, match="no schema"):
+        validate_model(model, cards)
