@@ -3,7 +3,7 @@ BIN := .venv/bin
 STAMP := .venv/.installed
 
 .PHONY: demo report browser explanations test test-slow lint format clean
-.PHONY: benchmark benchmark-search benchmark-scarce benchmark-explanations benchmark-speed benchmark-gpu
+.PHONY: benchmark benchmark-search benchmark-scarce benchmark-explanations benchmark-alarms benchmark-speed benchmark-gpu
 
 demo: $(STAMP)  ## simulate, train, compare, score: the whole way in one go
 	$(BIN)/python pipelines/risk_portfolio.py
@@ -46,6 +46,9 @@ benchmark-report: $(STAMP)  ## a validation report of the simulated portfolio; t
 
 explanations: $(STAMP)  ## error and time of explanations beside shap's
 	$(BIN)/python pipelines/benchmark_explanations.py
+
+benchmark-alarms: $(STAMP)  ## false alarms of the validation report
+	$(BIN)/python pipelines/false_alarms.py
 
 benchmark-gpu: $(STAMP)  ## speed of training on a GPU, where there is one
 	$(BIN)/python tests/benchmarks/gpu_training.py

@@ -1,0 +1,184 @@
+"""Figures of a ranking agree with scikit-learn and scipy; intervals cover what they promise."""
+
+from __future__ import annotations
+
+import time
+
+import numpy as np
+import pytest
+from scipy.stats import ks_2samp, norm
+from sklearn.metrics import average_precision_score, roc_auc_score
+
+from riskmtl.metrics import recall_at_fpr
+from riskmtl.validation.curves import (
+    Ranking,
+    auc_interval,
+    bootstrap_intervals,
+    gains,
+    gains_by_decile,
+)
+
+
+def drawn(rows: int, seed: int, *, ties: bool = True) -> tuple[np.ndarray, np.ndarray]:
+    generator = np.random.default_rng(seed)
+    y = (generator.random(rows) < 0.1).astype(float)
+    s = y + generator.normal(size=rows)
+    y[generator.random(rows) < 0.1] = np.nan
+    return y, s.round(1) if ties else s
+
+
+@pytest.mark.parametrize("seed", range(5))
+@pytest.mark.parametrize("ties", [True, False])
+def test_figures_are_those_of_sklearn_and_scipy(seed: int, ties: bool) -> None:
+    y, s = drawn(2000, seed, ties=ties)
+    seen = ~np.isnan(y)
+    found = Ranking.of(y, s)
+    assert found.auc == pytest.approx(roc_auc_score(y[seen], s[seen]), abs=1e-12)
+    assert found.average_precision == pytest.approx(
+        average_precision_score(y[seen], s[seen]), abs=1e-12
+    )
+    assert found.ks == pytest.approx(ks_2samp(s[y == 1], s[y == 0]).statistic, abs=1e-12)
+    for fpr in (0.01, 0.05, 0.3):
+        assert found.recall_at_fpr(fpr) == pytest.approx(recall_at_fpr(y, s, fpr=fpr), abs=1e-9)
+
+
+def test_capture_counts_events_among_the_highest_scores() -> None:
+    y, s = drawn(1000, 3, ties=False)
+    y = np.nan_to_num(y)
+    top = np.argsort(-s)[:50]
+    found = Ranking.of(y, s)
+    assert found.capture(0.05) == pytest.approx(y[top].sum() / y.sum())
+    assert found.precision(0.05) == pytest.approx(y[top].mean())
+
+
+def test_tenths_hold_all_rows_and_events() -> None:
+    y, s = drawn(1003, 4)
+    found = gains_by_decile(Ranking.of(y, s))
+    assert found["rows"].sum() == pytest.approx((~np.isnan(y)).sum())
+    assert found["events"].sum() == pytest.approx(np.nansum(y))
+    assert found["captured"][-1] == pytest.approx(1)
+    curve = gains(Ranking.of(y, s))
+    assert curve.height <= 101
+    assert curve.select("share", "recall", "fpr").row(0) == (0, 0, 0)
+    assert curve.select("share", "recall", "fpr").row(-1) == (1, 1, 1)
+
+
+def slow_variance(y: np.ndarray, s: np.ndarray) -> float:
+    """DeLong's variance from all pairs."""
+    a, b = s[y == 1], s[y == 0]
+    wins = (a[:, None] > b) + 0.5 * (a[:, None] == b)
+    return wins.mean(1).var(ddof=1) / len(a) + wins.mean(0).var(ddof=1) / len(b)
+
+
+def error_of(interval: object) -> float:
+    """The standard error of the area that an interval was made from."""
+    logit = lambda p: np.log(p / (1 - p))  # noqa: E731
+    low, high, area = (getattr(interval, name) for name in ("low", "high", "estimate"))
+    return float((logit(high) - logit(low)) / (2 * norm.ppf(0.975)) * area * (1 - area))
+
+
+def test_the_interval_is_delongs() -> None:
+    y, s = drawn(300, 7)
+    seen = ~np.isnan(y)
+    found = auc_interval(y, s)
+    assert error_of(found) ** 2 == pytest.approx(slow_variance(y[seen], s[seen]), rel=1e-9)
+
+
+def test_customers_of_one_row_change_little_and_copies_widen() -> None:
+    y, s = drawn(3000, 8)
+    alone = auc_interval(y, s)
+    each = auc_interval(y, s, clusters=np.arange(len(y)))
+    assert error_of(each) == pytest.approx(error_of(alone), rel=0.01)
+    y4, s4 = np.tile(y, 4), np.tile(s, 4)
+    copies = auc_interval(y4, s4, clusters=np.tile(np.arange(len(y)), 4))
+    assert error_of(copies) == pytest.approx(error_of(each), rel=0.01)
+    assert error_of(auc_interval(y4, s4)) == pytest.approx(error_of(alone) / 2, rel=0.01)
+
+
+def test_the_interval_of_the_area_covers() -> None:
+    truth, inside = norm.cdf(1 / np.sqrt(2)), 0
+    generator = np.random.default_rng(0)
+    y = np.repeat([1.0, 0.0], [40, 200])
+    for _ in range(1000):
+        found = auc_interval(y, y + generator.normal(size=len(y)))
+        inside += found.low <= truth <= found.high
+    assert 0.92 <= inside / 1000 <= 0.97
+
+
+def test_the_interval_of_customers_covers_where_rows_of_one_depend() -> None:
+    """Both classes share an effect of their customer; an interval by row would be too narrow."""
+    generator = np.random.default_rng(1)
+    who = np.repeat(np.arange(60), 6)
+    y = np.tile([1.0, 0, 0, 1, 0, 0], 60)
+    truth = norm.cdf(1 / 2)  # the difference of two scores has variance 2 * (1 + 1)
+    inside = by_row = 0
+    for _ in range(600):
+        own = generator.normal(size=(2, 60))
+        s = y + np.where(y == 1, own[0][who], own[1][who]) + generator.normal(size=len(y))
+        found, naive = auc_interval(y, s, clusters=who), auc_interval(y, s)
+        inside += found.low <= truth <= found.high
+        by_row += naive.low <= truth <= naive.high
+    assert 0.92 <= inside / 600 <= 0.97
+    assert by_row < inside - 12
+
+
+def test_bootstrap_intervals_cover() -> None:
+    generator = np.random.default_rng(2)
+    y = np.repeat([1.0, 0.0], [150, 1500])
+    truth = norm.sf(norm.ppf(0.95) - 1.5)  # recall at 5 % false positives
+    inside = 0
+    for seed in range(400):
+        ranking = Ranking.of(y, 1.5 * y + generator.normal(size=len(y)))
+        found = bootstrap_intervals(ranking, ["recall_at_5pct_fpr"], draws=199, seed=seed)
+        low, high = found["recall_at_5pct_fpr"].low, found["recall_at_5pct_fpr"].high
+        inside += low <= truth <= high
+    assert 0.92 <= inside / 400 <= 0.975
+
+
+def test_draws_by_stretch_are_draws_of_rows() -> None:
+    """The spread of the figures is that of resampled rows, sorted again each time."""
+    y, s = drawn(800, 5)
+    seen = ~np.isnan(y)
+    y, s = y[seen], s[seen]
+    found = bootstrap_intervals(Ranking.of(y, s), ["average_precision"], draws=2000)
+    generator = np.random.default_rng(0)
+    events, others = np.flatnonzero(y == 1), np.flatnonzero(y == 0)
+    slow = []
+    for _ in range(2000):
+        rows = np.concatenate([generator.choice(events, len(events)),
+                               generator.choice(others, len(others))])  # fmt: skip
+        slow.append(average_precision_score(y[rows], s[rows]))
+    low, high = np.quantile(slow, [0.025, 0.975])
+    reach = high - low
+    assert found["average_precision"].low == pytest.approx(low, abs=0.08 * reach)
+    assert found["average_precision"].high == pytest.approx(high, abs=0.08 * reach)
+
+
+def test_a_million_rows_take_seconds() -> None:
+    generator = np.random.default_rng(0)
+    y = (generator.random(1_000_000) < 0.01).astype(float)
+    s = y + generator.normal(size=len(y))
+    started = time.perf_counter()
+    auc_interval(y, s)
+    ranking = Ranking.of(y, s)
+    bootstrap_intervals(ranking, ["ks", "average_precision", "capture_at_1pct"], draws=300)
+    assert time.perf_counter() - started < 30
+
+
+@pytest.mark.parametrize(
+    ("labels", "scores", "message"),
+    [
+        ([1.0, 0, 0], [1.0, 2, 3], "at least two rows of each"),
+        ([1.0, 1, 0, 0], [1.0, 2, 3], "give"),
+        ([1.0, 1, 0, 2], [1.0, 2, 3, 4], "0, 1, or NaN"),
+        ([1.0, 1, 0, 0], [1.0, 2, np.nan, 4], "a score is NaN"),
+    ],
+)
+def test_bad_rows_are_named(labels: list[float], scores: list[float], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        Ranking.of(np.array(labels), np.array(scores))
+
+
+def test_an_unknown_metric_is_named() -> None:
+    with pytest.raises(ValueError, match="did you mean 'ks'"):
+        bootstrap_intervals(Ranking.of(np.array([0, 0, 1, 1]), np.arange(4)), ["ksx"])

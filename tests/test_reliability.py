@@ -1,0 +1,161 @@
+"""Calibration figures agree with statsmodels and scipy, and tests keep their size."""
+
+from __future__ import annotations
+
+import time
+import warnings
+
+import numpy as np
+import pytest
+from scipy.stats import beta, chi2, norm
+
+from riskmtl.validation.reliability import (
+    MASTER_SCALE,
+    brier_parts,
+    calibration_index,
+    calibration_line,
+    grade_table,
+    hosmer_lemeshow,
+    jeffreys,
+    natural_spline,
+    reliability_curve,
+    spiegelhalter,
+)
+
+with warnings.catch_warnings():
+    warnings.simplefilter("ignore")
+    import statsmodels.api as sm
+
+
+def drawn(rows: int, seed: int, *, shift: float = 0.0) -> tuple[np.ndarray, np.ndarray]:
+    generator = np.random.default_rng(seed)
+    margin = generator.normal(-2, 1, rows)
+    p = 1 / (1 + np.exp(-margin))
+    true = 1 / (1 + np.exp(-margin - shift))
+    return (generator.random(rows) < true).astype(float), p
+
+
+def test_intercept_and_slope_are_those_of_statsmodels() -> None:
+    y, p = drawn(3000, 0, shift=0.3)
+    margin = np.log(p / (1 - p))
+    found = calibration_line(y, p)
+    large = sm.GLM(y, np.ones((len(y), 1)), family=sm.families.Binomial(), offset=margin).fit(
+        tol=1e-14
+    )
+    line = sm.GLM(y, sm.add_constant(margin), family=sm.families.Binomial()).fit(tol=1e-14)
+    assert found.intercept == pytest.approx(large.params[0], abs=1e-9)
+    assert found.intercept_low == pytest.approx(large.conf_int()[0][0], abs=1e-8)
+    assert found.slope == pytest.approx(line.params[1], abs=1e-9)
+    assert found.slope_high == pytest.approx(line.conf_int()[1][1], abs=1e-8)
+    assert found.ratio == pytest.approx(y.sum() / p.sum())
+    assert found.ratio_low == pytest.approx(chi2.ppf(0.025, 2 * y.sum()) / 2 / p.sum())
+
+
+def test_the_smooth_curve_is_that_of_statsmodels() -> None:
+    y, p = drawn(3000, 1, shift=0.4)
+    margin = np.log(p / (1 - p))
+    knots = np.quantile(margin, [0.05, 0.35, 0.65, 0.95])
+    design = sm.add_constant(natural_spline(margin, knots))
+    smooth = sm.GLM(y, design, family=sm.families.Binomial()).fit(tol=1e-14).predict(design)
+    found = calibration_index(y, p)
+    assert found.ici == pytest.approx(np.abs(smooth - p).mean(), abs=1e-8)
+    assert found.emax == pytest.approx(np.abs(smooth - p).max(), abs=1e-7)
+
+
+def test_a_natural_spline_is_straight_beyond_its_ends() -> None:
+    x = np.array([-9.0, -8, -7, 7, 8, 9])
+    basis = natural_spline(x, np.array([-1.0, 0, 0.5, 2]))
+    for ends in (basis[:3], basis[3:]):
+        np.testing.assert_allclose(np.diff(ends, 2, axis=0), 0, atol=1e-9)
+
+
+def test_brier_parts_add_up_and_worked_values_hold() -> None:
+    y, p = drawn(2000, 2)
+    parts = brier_parts(y, p)
+    assert parts.score == pytest.approx(((p - y) ** 2).mean())
+    assert parts.score == pytest.approx(
+        parts.miscalibration - parts.discrimination + parts.uncertainty, abs=1e-12
+    )
+    # Two groups of two: isotonic rates are 0 and 1/2 where 0.1 and 0.9 were said.
+    worked = brier_parts(np.array([0, 0, 0, 1]), np.array([0.1, 0.1, 0.9, 0.9]))
+    assert worked.uncertainty == pytest.approx(3 / 16)
+    assert worked.discrimination == pytest.approx(3 / 16 - 1 / 8)
+    assert worked.miscalibration == pytest.approx((0.01 + 0.01 + 0.81 + 0.01) / 4 - 1 / 8)
+
+
+def test_spiegelhalter_and_hosmer_lemeshow_are_worked_out() -> None:
+    y, p = drawn(500, 3)
+    z = ((y - p) * (1 - 2 * p)).sum() / np.sqrt(((1 - 2 * p) ** 2 * p * (1 - p)).sum())
+    assert spiegelhalter(y, p).statistic == pytest.approx(z)
+    assert spiegelhalter(y, p).p_value == pytest.approx(2 * norm.sf(abs(z)))
+    order = np.argsort(p)
+    statistic = 0.0
+    for rows in np.array_split(order, 10):
+        mean = p[rows].mean()
+        statistic += (y[rows].sum() - p[rows].sum()) ** 2 / (len(rows) * mean * (1 - mean))
+    assert hosmer_lemeshow(y, p).statistic == pytest.approx(statistic)
+    assert hosmer_lemeshow(y, p).p_value == pytest.approx(chi2.sf(statistic, 10))
+
+
+@pytest.mark.parametrize("test", [spiegelhalter, hosmer_lemeshow])
+def test_right_probabilities_are_rejected_as_seldom_as_promised(test: object) -> None:
+    rejected = [test(*drawn(1000, seed)).p_value < 0.05 for seed in range(1000)]  # type: ignore[operator]
+    assert 0.03 <= np.mean(rejected) <= 0.07
+
+
+def test_bands_hold_as_many_rates_as_promised() -> None:
+    inside = []
+    for seed in range(60):
+        curve = reliability_curve(*drawn(2000, seed), bins=10, draws=400, level=0.9)
+        inside += (
+            (curve["low"] <= curve["observed"]) & (curve["observed"] <= curve["high"])
+        ).to_list()
+    assert 0.88 <= np.mean(inside) <= 0.95  # above 0.9: rates are whole numbers of events
+    off = reliability_curve(*drawn(2000, 0, shift=1), bins=10)
+    assert (off["observed"] > off["high"]).mean() > 0.5
+
+
+def test_jeffreys_is_the_beta_distribution() -> None:
+    assert jeffreys(7, 200, 0.02) == pytest.approx(beta(7.5, 193.5).cdf(0.02), abs=1e-12)
+    many = jeffreys(np.random.default_rng(0).binomial(400, 0.05, 4000), 400, 0.05)
+    assert 0.035 <= np.mean(many < 0.05) <= 0.065
+
+
+def test_grades_hold_their_rows() -> None:
+    y, p = drawn(4000, 4)
+    table = grade_table(y, p)
+    assert table.height == len(MASTER_SCALE)
+    assert table["rows"].sum() == 4000
+    for row in table.iter_rows(named=True):
+        inside = (p > row["lower"]) & (p <= row["upper"])
+        assert row["rows"] == inside.sum()
+        assert row["events"] == y[inside].sum()
+        if row["rows"]:
+            assert row["p_value"] == pytest.approx(
+                jeffreys(y[inside].sum(), inside.sum(), p[inside].mean())
+            )
+        else:
+            assert row["rate"] is None
+
+
+@pytest.mark.parametrize("bounds", [(0.1, 0.5), (0.5, 0.1, 1.0), (), (0.0, 1.0)])
+def test_wrong_bounds_are_named(bounds: tuple[float, ...]) -> None:
+    with pytest.raises(ValueError, match="ascending upper bounds that end in 1"):
+        grade_table(np.array([0.0, 1]), np.array([0.1, 0.2]), bounds)
+
+
+def test_bad_probabilities_are_named() -> None:
+    with pytest.raises(ValueError, match="between 0 and 1"):
+        calibration_line(np.array([0.0, 1]), np.array([0.1, 1.2]))
+    with pytest.raises(ValueError, match="no label is observed"):
+        brier_parts(np.array([np.nan]), np.array([0.1]))
+
+
+def test_a_million_rows_take_seconds() -> None:
+    y, p = drawn(1_000_000, 5)
+    started = time.perf_counter()
+    calibration_line(y, p)
+    calibration_index(y, p)
+    brier_parts(y, p)
+    reliability_curve(y, p)
+    assert time.perf_counter() - started < 40
