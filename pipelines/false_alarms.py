@@ -60,18 +60,20 @@ def page(found: pl.DataFrame, rows: int) -> str:
         pl.len().alias("seeds"),
         pl.col("alarm").filter(pl.col("alarm") != "").unique().sort().alias("by"),
     )
+    counted = [
+        f"| {row['section']} | {row['alarms']} of {row['seeds']} | {'; '.join(row['by'])} |"
+        for row in table.iter_rows(named=True)
+    ]
+    seeds = found["seed"].n_unique()
     lines = [
         "# False alarms of the validation report",
         "",
-        f"A sound network on {table['seeds'].max()} simulated portfolios of {rows:,} rows, each "
+        f"A sound network on {seeds} simulated portfolios of {rows:,} rows, each "
         "trained anew: how many raise a watch or a fail, by section. `make benchmark-alarms`.",
         "",
         "| section | alarms | by |",
         "|---|---|---|",
-        *(
-            f"| {row['section']} | {row['alarms']} of {row['seeds']} | {'; '.join(row['by'])} |"
-            for row in table.iter_rows(named=True)
-        ),
+        *counted,
         "",
         "The portfolio brings new device models month by month, so a column that is no longer as "
         "in training is found rightly. Its scores stay the same.",

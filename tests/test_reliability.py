@@ -62,6 +62,17 @@ def test_the_smooth_curve_is_that_of_statsmodels() -> None:
     assert found.emax == pytest.approx(np.abs(smooth - p).max(), abs=1e-7)
 
 
+def test_the_smooth_curve_is_found_far_from_the_start() -> None:
+    """Rare events and log-odds with long tails, where plain Newton steps run away."""
+    generator = np.random.default_rng(0)
+    margin = -5 + 1.5 * generator.standard_t(4, 30_000)
+    p = 1 / (1 + np.exp(-np.clip(margin, -30, 30)))
+    y = (generator.random(len(p)) < p).astype(float)
+    found = calibration_index(y, p)
+    assert found.ici < 0.005
+    assert found.e90 < 0.02
+
+
 def test_a_natural_spline_is_straight_beyond_its_ends() -> None:
     x = np.array([-9.0, -8, -7, 7, 8, 9])
     basis = natural_spline(x, np.array([-1.0, 0, 0.5, 2]))

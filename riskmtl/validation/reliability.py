@@ -450,19 +450,29 @@ def _expit(margin: Array) -> Array:
 
 def _fit(design: Array, y: Array, *, offset: Array | None = None) -> tuple[Array, Array]:
     """Logistic regression by Newton's steps: coefficients and their standard errors."""
-    beta, moved = np.zeros(design.shape[1]), np.zeros(len(y)) if offset is None else offset
-    if offset is None:
-        rate = np.clip(y.mean(), 1e-9, 1 - 1e-9)
-        beta[0] = np.log(rate / (1 - rate))
-    information = np.eye(len(beta))
-    for _ in range(50):
-        p = _expit(design @ beta + moved)
-        information = (design * (p * (1 - p))[:, None]).T @ design
-        step = np.linalg.lstsq(information, design.T @ (y - p), rcond=None)[0]
-        beta = beta + np.clip(step, -4, 4)
-        if np.abs(step).max() < 1e-11:
+    # Columns of a spline are large and nearly alike: steps are taken along orthonormal ones.
+    basis, triangle = np.linalg.qr(design)
+    moved = np.zeros(len(y)) if offset is None else offset
+    place, loss = np.zeros(basis.shape[1]), _deviance(y, moved)
+    information = np.eye(len(place))
+    for _ in range(100):
+        p = _expit(basis @ place + moved)
+        information = (basis * (p * (1 - p))[:, None]).T @ basis
+        step = np.linalg.lstsq(information, basis.T @ (y - p), rcond=None)[0]
+        size = 1.0
+        while size > 1e-6 and _deviance(y, basis @ (place + size * step) + moved) > loss:
+            size /= 2
+        place = place + size * step
+        loss = _deviance(y, basis @ place + moved)
+        if np.abs(step).max() < 1e-9 * max(1.0, float(np.abs(place).max())):
             break
-    return beta, np.sqrt(np.maximum(np.diag(np.linalg.pinv(information)), 0))
+    back = np.linalg.inv(triangle)
+    covariance = back @ np.linalg.pinv(information) @ back.T
+    return back @ place, np.sqrt(np.maximum(np.diag(covariance), 0))
+
+
+def _deviance(y: Array, margin: Array) -> float:
+    return float((np.logaddexp(0, margin) - y * margin).sum())
 
 
 def _ends(estimate: float, error: float) -> tuple[float, float, float]:
