@@ -51,7 +51,8 @@ def main() -> None:
     )
     page = report.write(options.out)
     for section, result, seconds in report.sections:
-        print(f"{section.title:<20} {result.verdict.value:<18} {seconds:6.1f} s")
+        verdict = result.verdict.value if result.findings else "–"
+        print(f"{section.title:<20} {verdict:<18} {seconds:6.1f} s")
     size = page.stat().st_size / 1e6
     print(f"{page}: {size:.2f} MB in {time.perf_counter() - started:.0f} s")
 

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from riskmtl.schema_file import load_schema
+from riskmtl.validation import load_settings
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -40,22 +41,33 @@ def test_python_examples_run(code: str, folder: Path) -> None:
 
 def test_commands_run(folder: Path, run: Callable[..., Any]) -> None:
     commands = [line for block in blocks("sh") for line in block.splitlines() if line.strip()]
-    assert len(commands) == 4
+    assert len(commands) == 5
+    (folder / "few.yaml").write_text("explained_rows: 20")
+    more = {"train": TINY, "validate": ["--config", "few.yaml"]}
     for command in commands:
         program, *arguments = shlex.split(command.replace("200000", "8000"))
         assert program == "riskmtl"
-        done = run(*arguments, *(TINY if arguments[0] == "train" else []))
+        done = run(*arguments, *more.get(arguments[0], []))
         assert done.code == 0, done.err
     assert (folder / "evaluation.json").exists()
     assert (folder / "scores.parquet").exists()
+    assert (folder / "report" / "validation.html").exists()
 
 
 def test_the_example_schema_can_be_read(tmp_path: Path) -> None:
-    (text,) = blocks("yaml")
+    _, text = blocks("yaml")
     (tmp_path / "cards.yaml").write_text(text)
     schema = load_schema(tmp_path / "cards.yaml")
     assert [column.name for column in schema.input_columns] == ["income", "opened_on", "country"]
     assert [task.name for task in schema.tasks] == ["default", "fraud"]
+
+
+def test_the_example_settings_can_be_read(tmp_path: Path) -> None:
+    text, _ = blocks("yaml")
+    (tmp_path / "settings.yaml").write_text(text)
+    settings = load_settings(tmp_path / "settings.yaml")
+    assert settings.budget("default") == 0.15
+    assert settings.criteria["auc"].watch == 0.7
 
 
 def test_every_file_that_it_links_is_there() -> None:
@@ -71,7 +83,8 @@ def test_the_map_names_every_module() -> None:
 
 
 @pytest.mark.parametrize(
-    "target", ["demo", "test", "lint", "benchmark", "peers", "benchmark-speed"]
+    "target",
+    ["demo", "report", "browser", "test", "lint", "benchmark", "peers", "benchmark-alarms"],
 )
 def test_make_targets_exist(target: str) -> None:
     makefile = (ROOT / "Makefile").read_text()
