@@ -47,7 +47,7 @@ benchmark-report: $(STAMP)  ## a validation report of the simulated portfolio; t
 explanations: $(STAMP)  ## error and time of explanations beside shap's
 	$(BIN)/python pipelines/benchmark_explanations.py
 
-benchmark-alarms: $(STAMP)  ## false alarms of the validation report
+benchmark-alarms: $(STAMP)  ## alarms of the validation report where nothing was broken
 	$(BIN)/python pipelines/false_alarms.py
 
 benchmark-gpu: $(STAMP)  ## speed of training on a GPU, where there is one

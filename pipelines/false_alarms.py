@@ -1,9 +1,8 @@
 """
-How often a sound model on the simulated portfolio raises an alarm, section by section.
+How often a model raises an alarm on portfolios where nothing was broken, section by section.
 
 Run with ``make benchmark-alarms``. Each seed draws a portfolio, trains a small network and a
-logistic regression, and validates the network; nothing is wrong, but that new device models and
-merchants turn up, as they do in the portfolio. A run that was stopped goes on.
+logistic regression, and validates the network. A run that was stopped goes on.
 """
 
 from __future__ import annotations
@@ -58,7 +57,13 @@ def page(found: pl.DataFrame, rows: int) -> str:
     table = found.group_by("section", maintain_order=True).agg(
         (pl.col("alarm") != "").sum().alias("alarms"),
         pl.len().alias("seeds"),
-        pl.col("alarm").filter(pl.col("alarm") != "").unique().sort().alias("by"),
+        pl.col("alarm")
+        .filter(pl.col("alarm") != "")
+        .str.split("; ")
+        .explode()
+        .unique()
+        .sort()
+        .alias("by"),
     )
     counted = [
         f"| {row['section']} | {row['alarms']} of {row['seeds']} | {'; '.join(row['by'])} |"
@@ -66,17 +71,18 @@ def page(found: pl.DataFrame, rows: int) -> str:
     ]
     seeds = found["seed"].n_unique()
     lines = [
-        "# False alarms of the validation report",
+        "# Alarms of the validation report where nothing was broken",
         "",
-        f"A sound network on {seeds} simulated portfolios of {rows:,} rows, each "
+        f"A network on {seeds} simulated portfolios of {rows:,} rows, each "
         "trained anew: how many raise a watch or a fail, by section. `make benchmark-alarms`.",
         "",
         "| section | alarms | by |",
         "|---|---|---|",
         *counted,
         "",
-        "The portfolio brings new device models month by month, so a column that is no longer as "
-        "in training is found rightly. Its scores stay the same.",
+        "Not each of these alarms is false. New merchants and device models do turn up month by "
+        "month, and a small network on so few rows does rank better in training than later, and "
+        "may truly be behind the logistic regression. How many are false is not known from this.",
         "",
     ]
     return "\n".join(lines)

@@ -367,6 +367,21 @@ def test_mistakes_are_named_before_the_work(
     assert not (tmp_path / "r").exists()
 
 
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        (Settings(graded=("defualt",)), "graded: unknown head 'defualt': did you mean 'default'"),
+        (Settings(alert_budget={"frud": 0.1}), "alert_budget: unknown head 'frud'"),
+        (Settings(decision="aproved"), "decision: unknown column 'aproved'"),
+    ],
+)
+def test_names_in_settings_are_checked_first(
+    logistic: RiskModel, test_rows: pl.DataFrame, settings: Settings, message: str
+) -> None:
+    with pytest.raises(ValueError, match=message):
+        Evidence(logistic, test_rows, settings=settings)
+
+
 def test_a_model_without_a_schema_is_refused(cards: pl.DataFrame) -> None:
     x = pl.DataFrame({"a": [0.0, 1.0] * 50})
     model = LogisticBaseline().fit(x, pl.DataFrame({"fraud": [0, 1] * 50}))

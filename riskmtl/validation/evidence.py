@@ -12,6 +12,7 @@ import polars as pl
 from numpy.typing import NDArray
 
 from riskmtl.columns import DataError, moment
+from riskmtl.errors import unknown_name
 from riskmtl.frames import as_frame
 from riskmtl.model import RiskModel
 from riskmtl.schema import Checked, DataSchema
@@ -117,6 +118,23 @@ class Evidence:
         self.checked: Checked = self.schema.check(self.raw)
         if self.checked.good.is_empty():
             raise DataError("no row of the table keeps the schema")
+        self._check_settings()
+
+    def _check_settings(self) -> None:
+        """Refuse names of heads and columns that are not there, before any work is done."""
+        settings, columns = self.settings, self.raw.columns
+        budgets = settings.alert_budget if isinstance(settings.alert_budget, Mapping) else {}
+        asked = () if settings.graded == Settings().graded else settings.graded
+        for key, names, kind, valid in (
+            ("graded", asked, "head", self.tasks),
+            ("alert_budget", budgets, "head", self.tasks),
+            ("costs", settings.costs, "head", self.tasks),
+            ("protected", settings.protected, "column", columns),
+            ("decision", [settings.decision] if settings.decision else [], "column", columns),
+        ):
+            for name in names:
+                if name not in valid:
+                    raise DataError(f"{key}: {unknown_name(kind, name, valid)}")
 
     @property
     def schema(self) -> DataSchema:

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import polars as pl
 
-from riskmtl.columns import DataError
-from riskmtl.errors import unknown_name
 from riskmtl.validation.evidence import Evidence, section
 from riskmtl.validation.figure import Dots, dots
 from riskmtl.validation.groups import group_gaps, group_rates
@@ -19,9 +17,6 @@ def fairness(evidence: Evidence) -> Result:
     if not asked:
         note = "Opt-in: name columns in `protected` of the settings."
         return Result([Finding("", "groups", Verdict.NOT_EXAMINED)], notes=[note])
-    for name in asked:
-        if name not in evidence.rows.frame.columns:
-            raise DataError(f"protected: {unknown_name('column', name, evidence.raw.columns)}")
     findings, rates, gaps = [], [], []
     for column in asked:
         groups = evidence.rows.frame[column].cast(pl.String)

@@ -5,8 +5,6 @@ from __future__ import annotations
 import numpy as np
 import polars as pl
 
-from riskmtl.columns import DataError
-from riskmtl.errors import unknown_name
 from riskmtl.validation.curves import Ranking, gains
 from riskmtl.validation.evidence import Evidence, section
 from riskmtl.validation.figure import Line, lines
@@ -19,9 +17,6 @@ _BUDGETS = (0.001, 0.005, 0.01, 0.02, 0.05, 0.1)
 @section("use", "Use", "How is it used, and what do decisions cost?")
 def use(evidence: Evidence) -> Result:
     """Alert budgets, expected cost by cut-off where costs are known, and overrides."""
-    for head in evidence.settings.costs:
-        if head not in evidence.tasks:
-            raise DataError(f"costs: {unknown_name('head', head, evidence.tasks)}")
     budgets, costs, figures = [], [], []
     for task in evidence.tasks:
         if not evidence.has_enough(task):
@@ -77,8 +72,6 @@ def _cheapest(task: str, curve: pl.DataFrame) -> dict[str, object]:
 def _overrides(evidence: Evidence) -> pl.DataFrame:
     """Rows accepted against the score, and refused against it, with what became of them."""
     name = evidence.settings.decision
-    if name not in evidence.rows.frame.columns:
-        raise DataError(f"decision: {unknown_name('column', name, evidence.raw.columns)}")
     accepted = evidence.rows.frame[name].cast(pl.Boolean).fill_null(False).to_numpy()
     lines_ = []
     for task in evidence.tasks:
