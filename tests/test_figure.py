@@ -4,47 +4,88 @@ from __future__ import annotations
 
 import re
 import xml.etree.ElementTree as ET
+from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
+from riskmtl.validation import figure
 from riskmtl.validation.figure import Dots, Line, bars, dots, heatmap, lines
 
 WORDS = {"key": "k", "title": "A <b> & c", "alt": "three 'values'"}
 VALUES = arrays(
     np.float64,
     st.integers(1, 12),
-    elements=st.floats(allow_nan=True, allow_infinity=False, width=64),
+    elements=st.floats(allow_nan=True, allow_infinity=True, width=64),
 )
 
 
 def inside(svg: str) -> None:
+    """Each place of each mark is within the frame, and no text is of a value that is none."""
     root = ET.fromstring(svg)
     _, _, width, height = map(float, root.attrib["viewBox"].split())
-    assert "nan" not in svg
-    assert "inf" not in svg
-    for path in root.iter("path"):
-        for x, y in re.findall(r"[ML](-?[\d.]+) (-?[\d.]+)", path.attrib["d"]):
-            assert -1 <= float(x) <= width + 1
-            assert -1 <= float(y) <= height + 1
-    for mark in [*root.iter("circle"), *root.iter("rect")]:
-        x = float(mark.attrib.get("cx", mark.attrib.get("x", "0")))
-        assert -4 <= x <= width + 1
+    assert root.find("title") is not None
+    assert root.find("desc") is not None
+    assert not re.search(r"\b(nan|inf)\b", svg)
+    for x, y in places(root):
+        assert 0 <= x <= width
+        assert 0 <= y <= height
+
+
+def places(root: ET.Element) -> list[tuple[float, float]]:
+    found = []
+    for mark in root.iter():
+        has = {name: float(v) for name, v in mark.attrib.items()
+               if name in {"x", "y", "cx", "cy", "r", "width", "height"}}  # fmt: skip
+        if mark.tag == "circle":
+            found += [(has["cx"] + sign * has["r"], has["cy"] + sign * has["r"])
+                      for sign in (-1, 1)]  # fmt: skip
+        elif mark.tag in {"rect", "text"}:
+            wide, high = has.get("width", 0), has.get("height", 0)
+            found += [(has["x"], has["y"]), (has["x"] + wide, has["y"] + high)]
+        elif mark.tag == "polygon":
+            found += [tuple(map(float, at.split(","))) for at in mark.attrib["points"].split()]
+        elif mark.tag == "path":
+            found += walked(mark.attrib["d"])
+    return found
+
+
+def walked(path: str) -> list[tuple[float, float]]:
+    found, x, y = [], 0.0, 0.0
+    for pen, text in re.findall(r"([MLHVhv])([^MLHVhv]*)", path):
+        ends = [float(value) for value in text.split()]
+        if pen in "ML":
+            x, y = ends
+        elif pen in "Hh":
+            x = ends[0] + (x if pen == "h" else 0)
+        else:
+            y = ends[0] + (y if pen == "v" else 0)
+        found.append((x, y))
+    return found
 
 
 @settings(max_examples=60, deadline=None)
 @given(VALUES)
+@example(np.full(5, 0.3))
+@example(np.full(3, np.nan))
+@example(np.array([-1e308, 1e308]))
+@example(np.array([0.0, 5e-324]))
+@example(np.array([1e-305, 3e-305]))
+@example(np.array([0.5, np.nan, 0.7, 0.8]))
 def test_any_values_stay_in_the_frame(values: np.ndarray) -> None:
     count = len(values)
     band = Line("one", np.arange(count), values, low=values, high=values, dots=True)
-    inside(lines([band, band], x_label="x", y_label="y", **WORDS))
-    names = [f"name {i}" for i in range(count)]
-    inside(bars(names, values, low=values, high=values, x_label="x", **WORDS))
-    inside(dots(names, [Dots("a", values, values, values)], reference=0, x_label="x", **WORDS))
+    inside(lines([band] * 6, x_label="x", y_label="y", marks=(values[0],), **WORDS))
+    inside(lines([Line("x", values, values)], x_label="x", y_label="y", diagonal=True, **WORDS))
+    names = [f"a rather long name of the row {i}" for i in range(count)]
+    inside(bars(names, np.zeros(count), low=values, high=values, x_label="x",
+                **WORDS))  # fmt: skip
+    inside(dots(names, [Dots("a", values, values, -values)] * 4, reference=0, x_label="x", **WORDS))
     inside(heatmap(names, ["c"], values[:, None], signed=True, **WORDS))
+    inside(heatmap(["r"], names, values[None], percent=True, **WORDS))
 
 
 def test_text_is_escaped_and_described() -> None:
@@ -66,9 +107,18 @@ def test_a_long_curve_is_thinned_with_its_ends() -> None:
     assert len(svg) < 6_000
 
 
-def test_a_gap_breaks_the_curve() -> None:
-    svg = lines([Line("a", np.arange(4), np.array([0, 1, np.nan, 1]))], x_label="x", y_label="y",
-                **WORDS)  # fmt: skip
+def test_figures_with_bands_are_small() -> None:
+    x = np.linspace(0, 1, 5000)
+    svg = lines([Line("a", x, x, low=x / 2, high=x)], x_label="x", y_label="y", **WORDS)
+    assert len(svg) < 6_500
+    assert len(lines([Line("a", x, x)] * 3, x_label="x", y_label="y", **WORDS)) < 6_500
+
+
+def test_a_gap_breaks_curve_and_band() -> None:
+    y = np.array([0, 1, np.nan, 1])
+    svg = lines([Line("a", np.arange(4), y, low=y, high=y)], x_label="x", y_label="y", **WORDS)
+    assert svg.count("<polygon") == 2
+    assert svg.count("<circle") == 1  # The last point has no neighbour to draw a line to.
     path = re.search(r'class="line s0" d="([^"]+)"', svg)
     assert path is not None
     assert path[1].count("M") == 2
@@ -83,6 +133,61 @@ def test_several_curves_have_a_legend_and_dashes() -> None:
     assert "stroke-dasharray" in both
 
 
+def test_a_legend_goes_on_below_where_it_is_too_wide() -> None:
+    names = [f"a model of some name {i}" for i in range(6)]
+    svg = lines([Line(name, np.arange(2), np.arange(2)) for name in names], x_label="x",
+                y_label="y", **WORDS)  # fmt: skip
+    starts = [(float(x), float(y)) for x, y in
+              re.findall(r'<text x="(\d+)" y="(\d+)">a model of some…', svg)]  # fmt: skip
+    assert len(set(starts)) == 6
+    assert max(x for x, _ in starts) + 16 * 6.2 < 360
+
+
+def test_a_legend_shows_the_dash_of_its_line() -> None:
+    x = np.arange(2)
+    svg = lines([Line("a", x, x, dashed=True), Line("b", x, x)], x_label="x", y_label="y", **WORDS)
+    drawn = re.findall(r'class="line s0" d="[^"]+"( stroke-dasharray="[^"]+")?', svg)
+    assert len(drawn) == 2
+    assert drawn[0] == drawn[1] == ' stroke-dasharray="6 3"'
+
+
+def test_a_long_name_is_cut_and_kept_as_a_tooltip() -> None:
+    name = "a name of the column that is far too long <for a row>"
+    root = ET.fromstring(bars([name], np.array([1.0]), x_label="x", **WORDS))
+    text = next(t for t in root.iter("text") if (t.text or "").startswith("a name"))
+    assert text.text == "a name of the column that…"
+    assert text.findtext("title") == name
+
+
+def test_bars_start_at_nought_on_either_side() -> None:
+    svg = bars(["up", "down"], np.array([2.0, -1.0]), x_label="x", **WORDS)
+    found = re.findall(r'<rect class="f0" x="([\d.]+)" y="[\d.]+" width="([\d.]+)"', svg)
+    up, down = ([float(value) for value in one] for one in found)
+    assert down[0] + down[1] == pytest.approx(up[0], abs=0.11)
+    assert up[1] == pytest.approx(2 * down[1], abs=0.11)
+
+
+def test_cells_are_strong_by_size_and_coloured_by_sign() -> None:
+    svg = heatmap(["r"], ["a", "b", "c"], np.array([[1.0, -0.5, -0.001]]), signed=True, **WORDS)
+    cells = re.findall(r'<rect class="(f\d)"[^>]*fill-opacity="([\d.]+)"', svg)
+    assert [colour for colour, _ in cells] == ["f0", "f1", "f1"]
+    assert float(cells[0][1]) == pytest.approx(2 * float(cells[1][1]), abs=0.011)
+    assert ">-0.50<" in svg
+    assert ">-0.00<" not in svg
+    assert svg.count("<text") == 1 + 1 + 3 + 3
+    many = heatmap(["r"] * 16, ["c"] * 10, np.ones((16, 10)), **WORDS)
+    assert many.count("<text") == 1 + 16 + 10
+
+
+def test_every_colour_of_a_mark_has_a_style() -> None:
+    style = (Path(figure.__file__).parent / "page" / "figure.css").read_text(encoding="utf-8")
+    x = np.arange(2)
+    svg = lines([Line("a", x, x, low=x, high=x)] * 7, x_label="x", y_label="y", **WORDS)
+    used = {name for names in re.findall(r'class="([^"]+)"', svg) for name in names.split()}
+    assert {"s0", "s5", "f5", "band"} <= used
+    assert all(f"svg .{name} " in style or f"svg .{name}," in style for name in used)
+
+
 def test_lengths_that_differ_are_named() -> None:
     with pytest.raises(ValueError, match="different lengths"):
         lines([Line("a", np.arange(2), np.arange(3))], x_label="x", y_label="y", **WORDS)
@@ -90,3 +195,5 @@ def test_lengths_that_differ_are_named() -> None:
         bars(["a"], np.arange(2), x_label="x", **WORDS)
     with pytest.raises(ValueError, match="shape"):
         heatmap(["a"], ["b"], np.zeros((2, 2)), **WORDS)
+    with pytest.raises(ValueError, match="one per name"):
+        dots(["a"], [Dots("g", np.zeros(1), np.zeros(2), np.zeros(1))], x_label="x", **WORDS)

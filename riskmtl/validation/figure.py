@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 _MOST_POINTS = 200
+_FEWEST_POINTS = 60
 _WIDEST_NAME = 26
 _ROW = 22
 _DASHES = ("", "6 3", "2 3", "8 3 2 3", "1 2", "10 4")
@@ -116,7 +117,14 @@ def lines(
         parts = [one.x, one.y, *(end for end in (one.low, one.high) if end is not None)]
         if len({len(part) for part in parts}) != 1:
             raise ValueError(f"line {one.name!r} has values of different lengths")
-    top = 44 if len(series) > 1 else 28
+    legend, top = "", 28
+    if len(series) > 1:
+        names, dashes = (
+            [one.name for one in series],
+            [_dash(one, i) for i, one in enumerate(series)],
+        )
+        legend, rows = _legend(names, 52, width, dashes)
+        top += 16 * rows
     xs = [np.asarray(one.x, dtype=np.float64) for one in series]
     ys = [np.asarray(v, dtype=np.float64) for one in series for v in (one.y, one.low, one.high)
           if v is not None]  # fmt: skip
@@ -128,13 +136,13 @@ def lines(
         body.append(
             f'<path class="aside" d="M{x(low):.1f} {y(low):.1f}L{x(high):.1f} {y(high):.1f}"/>'
         )
-    for mark in marks:
+    for mark in filter(math.isfinite, marks):
         body.append(f'<path class="aside" d="M{x(mark):.1f} {y.first:.1f}V{y.last:.1f}"/>')
+    outlines = sum(1 if one.low is None or one.high is None else 3 for one in series)
+    most = min(_MOST_POINTS, max(_FEWEST_POINTS, 320 // max(outlines, 1)))
     for number, one in enumerate(series):
-        body.append(_curve(one, number, x, y))
-    if len(series) > 1:
-        body.append(_legend([one.name for one in series], 52))
-    return _svg(body, key, title, alt, width, height)
+        body.append(_curve(one, number, x, y, most))
+    return _svg([*body, legend], key, title, alt, width, height)
 
 
 def bars(
@@ -151,6 +159,11 @@ def bars(
 ) -> str:
     """
     Draw horizontal bars with whiskers from `low` to `high`; parameters as in :func:`lines`.
+
+    Parameters
+    ----------
+    names : sequence of str
+    values, low, high : ndarray of shape (names,)
 
     Raises
     ------
@@ -172,8 +185,9 @@ def bars(
             f'height="12" rx="1.5"/>'
         )
         if low is not None and high is not None:
-            body.append(_whisker(x(low[row]), x(high[row]), middle, "axis"))
-        body.append(f'<text class="tick" x="{width - 46}" y="{middle + 4}">{_number(value)}</text>')
+            body.append(_whisker(x, low[row], high[row], middle, "axis"))
+        body.append(f'<text class="tick" text-anchor="end" x="{width - 6}" y="{middle + 4}">'
+                    f"{_number(value)}</text>")  # fmt: skip
     return _svg(body, key, title, alt, width, height)
 
 
@@ -201,13 +215,15 @@ def dots(
     ends = [np.asarray(v, dtype=np.float64) for g in groups for v in (g.values, g.low, g.high)]
     if reference is not None:
         ends.append(np.array([reference]))
-    left, shift = _left(names), 16 if len(groups) > 1 else 0
+    left, legend, shift = _left(names), "", 0
+    if len(groups) > 1:
+        legend, rows = _legend([group.name for group in groups], 8, width)
+        shift = 16 * rows
     step = max(_ROW, 9 * len(groups) + 8)
     height = 46 + shift + step * len(names) + 18
     x = _Scale(*_range(ends, room=0.04), left, width - 14)
     body = [_rows(names, left, shift=shift, step=step), _x_axis(x, height, x_label, width)]
-    if reference is not None:
-        body.append(f'<path class="aside" d="M{x(reference):.1f} {26 + shift}V{height - 38}"/>')
+    body.append(_reference(x, reference, 26 + shift, height))
     for number, group in enumerate(groups):
         colour = number % len(_DASHES)
         for row in range(len(names)):
@@ -215,13 +231,9 @@ def dots(
             if not math.isfinite(value):
                 continue
             middle = _middle(row, shift=shift, step=step) + 9 * (number - (len(groups) - 1) / 2)
-            ends_ = float(group.low[row]), float(group.high[row])
-            if all(map(math.isfinite, ends_)):
-                body.append(_whisker(x(ends_[0]), x(ends_[1]), middle, f"s{colour}"))
+            body.append(_whisker(x, group.low[row], group.high[row], middle, f"s{colour}"))
             body.append(_mark(number, x(value), middle))
-    if len(groups) > 1:
-        body.append(_legend([group.name for group in groups], left, marked=True))
-    return _svg(body, key, title, alt, width, height)
+    return _svg([*body, legend], key, title, alt, width, height)
 
 
 def heatmap(
@@ -277,8 +289,7 @@ def heatmap(
                 f'<rect class="{colour}" x="{left + j * wide:.1f}" y="{y}" width="{wide - 1:.1f}" '
                 f'height="{_ROW - 1}" fill-opacity="{0.55 * abs(value) / strongest:.2f}"/>'
             )
-            text = f"{value:.0%}" if percent else f"{value:.2f}"
-            text = text.rstrip("%") if wide < 34 else text
+            text = _cell(value, percent, wide)
             if found.size <= 150 and not (percent and value < 0.005):
                 body.append(f'<text text-anchor="middle" x="{left + (j + 0.5) * wide:.1f}" '
                             f'y="{y + 15}">{text}</text>')  # fmt: skip
@@ -289,11 +300,12 @@ def heatmap(
 
 
 def _svg(body: Sequence[str], key: str, title: str, alt: str, width: int, height: int) -> str:
-    place = escape(key.replace(" ", "-"))
+    place = escape("-".join(key.split()))
+    shown = _cut(title, int(width / 6.7))
     return (
         f'<svg role="img" viewBox="0 0 {width} {height}" aria-labelledby="{place}-t {place}-d">'
         f'<title id="{place}-t">{escape(title)}</title><desc id="{place}-d">{escape(alt)}</desc>'
-        f'<text class="title" x="8" y="16">{escape(title)}</text>{"".join(body)}</svg>'
+        f'<text class="title" x="8" y="16">{shown}</text>{"".join(body)}</svg>'
     )
 
 
@@ -320,7 +332,7 @@ def _ticks(start: float, end: float, most: int) -> list[float]:
 
 def _number(value: float, percent: bool = False) -> str:
     if percent:
-        return f"{100 * value:.3g}%"
+        return f"{100 * min(max(float(value), -1e300), 1e300):.3g}%"
     if value and (abs(value) >= 1e5 or abs(value) < 1e-3):
         return f"{value:.1e}"
     return f"{value:.3g}" if abs(value) < 1000 else f"{value:,.0f}"
@@ -346,10 +358,11 @@ def _axes(
     if dates is None:
         shown = [(value, _number(value, percent_x)) for value in _ticks(x.start, x.end, 5)]
     else:
-        every = math.ceil(len(dates) * 52 / (x.last - x.first))
+        wide = max(30, 10 * max(map(len, dates), default=0))
+        every = math.ceil(len(dates) * wide / (x.last - x.first))
         shown = [(float(i), dates[i]) for i in range(0, len(dates), max(1, every))]
     for value, text in shown:
-        anchor = "end" if x.last - x(value) < 18 and len(text) > 5 else "middle"
+        anchor = "end" if x.last - x(value) < 2 and len(text) > 5 else "middle"
         parts.append(
             f'<text class="tick" text-anchor="{anchor}" x="{x(value):.1f}" y="{y.first + 15:.0f}">'
             f"{escape(text)}</text>"
@@ -359,6 +372,15 @@ def _axes(
                  f"{escape(x_label)}</text>")  # fmt: skip
     parts.append(f'<text class="label" x="8" y="{height - 8}">↑ {escape(y_label)}</text>')
     return "".join(parts)
+
+
+def _cell(value: float, percent: bool, wide: float) -> str:
+    """Text of a cell: of two places, without the sign of a nought, without % where it is narrow."""
+    if abs(value) >= 100:
+        return _number(value, percent)
+    text = f"{100 * value:.0f}" if percent else f"{value:.2f}"
+    text = text if float(text) else text.lstrip("-")
+    return f"{text}%" if percent and wide >= 34 else text
 
 
 def _x_axis(x: _Scale, height: int, label: str, width: int) -> str:
@@ -373,52 +395,70 @@ def _x_axis(x: _Scale, height: int, label: str, width: int) -> str:
     return "".join(parts)
 
 
-def _curve(one: Line, number: int, x: _Scale, y: _Scale) -> str:
+def _curve(one: Line, number: int, x: _Scale, y: _Scale, most: int) -> str:
     colour = number % len(_DASHES)
-    thin = _thinned(len(one.x))
-    xs = [x(float(v)) for v in np.nan_to_num(np.asarray(one.x, dtype=np.float64)[thin])]
-    ys = np.asarray(one.y, dtype=np.float64)[thin]
+    thin = _thinned(len(one.x), most)
+    xs, ys = (np.asarray(v, dtype=np.float64)[thin] for v in (one.x, one.y))
     parts = []
     if one.low is not None and one.high is not None:
         low, high = (np.asarray(e, dtype=np.float64)[thin] for e in (one.low, one.high))
-        known = [i for i in range(len(xs)) if math.isfinite(low[i]) and math.isfinite(high[i])]
-        outline = [(xs[i], y(low[i])) for i in known] + [(xs[i], y(high[i])) for i in known[::-1]]
-        places = " ".join(f"{a:.1f},{b:.1f}" for a, b in outline)
-        parts.append(f'<polygon class="band f{colour}" points="{places}"/>')
-    path, pen = [], "M"
-    for at, value in zip(xs, ys, strict=True):
-        if not math.isfinite(value):
-            pen = "M"
-            continue
-        path.append(f"{pen}{at:.1f} {y(value):.1f}")
-        pen = "L"
-        if one.dots:
-            parts.append(f'<circle class="f{colour}" cx="{at:.1f}" cy="{y(value):.1f}" r="2.4"/>')
-    dash = _DASHES[1] if one.dashed else _DASHES[colour]
-    style = f' stroke-dasharray="{dash}"' if dash else ""
-    parts.append(f'<path class="line s{colour}" d="{"".join(path)}"{style}/>')
+        for run in _runs(xs, low, high):
+            outline = [(x(xs[i]), y(low[i])) for i in run]
+            outline += [(x(xs[i]), y(high[i])) for i in reversed(run)]
+            places = " ".join(f"{a:.1f},{b:.1f}" for a, b in outline)
+            parts.append(f'<polygon class="band f{colour}" points="{places}"/>')
+    path = []
+    for run in _runs(xs, ys):
+        line = [(x(xs[i]), y(ys[i])) for i in run]
+        path.append("M" + "L".join(f"{a:.1f} {b:.1f}" for a, b in line))
+        # A point between two gaps has no line to be seen by.
+        for a, b in line if one.dots or len(run) == 1 else ():
+            parts.append(f'<circle class="f{colour}" cx="{a:.1f}" cy="{b:.1f}" r="2.4"/>')
+    dash = _stroke(_dash(one, number))
+    parts.append(f'<path class="line s{colour}" d="{"".join(path)}"{dash}/>')
     return "".join(parts)
 
 
-def _thinned(count: int) -> NDArray[np.int64]:
-    if count <= _MOST_POINTS:
+def _runs(*values: NDArray[np.float64]) -> list[list[int]]:
+    """Places of neighbours where all are finite."""
+    known = np.flatnonzero(np.isfinite(values).all(axis=0))
+    if not len(known):
+        return []
+    return [run.tolist() for run in np.split(known, np.flatnonzero(np.diff(known) > 1) + 1)]
+
+
+def _thinned(count: int, most: int) -> NDArray[np.int64]:
+    if count <= most:
         return np.arange(count)
-    return np.unique(np.linspace(0, count - 1, _MOST_POINTS).round().astype(np.int64))
+    return np.unique(np.linspace(0, count - 1, most).round().astype(np.int64))
 
 
-def _legend(names: Sequence[str], left: float, *, marked: bool = False) -> str:
-    parts, at = [], float(left)
+def _dash(one: Line, number: int) -> str:
+    return _DASHES[1] if one.dashed else _DASHES[number % len(_DASHES)]
+
+
+def _stroke(dash: str) -> str:
+    return f' stroke-dasharray="{dash}"' if dash else ""
+
+
+def _legend(
+    names: Sequence[str], left: float, width: int, dashes: Sequence[str] | None = None
+) -> tuple[str, int]:
+    """Names beside their lines, or their marks without `dashes`; and how many rows they take."""
+    parts, at, row = [], left, 0
     for number, name in enumerate(names):
-        colour = number % len(_DASHES)
-        if marked:
-            parts.append(_mark(number, at + 8, 30))
+        wide = 30 + 6.2 * min(len(name), 16)
+        if at > left and at + wide - 10 > width:
+            at, row = left, row + 1
+        y = 30 + 16 * row
+        if dashes is None:
+            parts.append(_mark(number, at + 8, y))
         else:
-            dash = f' stroke-dasharray="{_DASHES[colour]}"' if _DASHES[colour] else ""
-            parts.append(f'<path class="line s{colour}" d="M{at:.0f} 30h16"{dash}/>')
-        text = _cut(name, 16)
-        parts.append(f'<text x="{at + 20:.0f}" y="34">{text}</text>')
-        at += 30 + 6.2 * min(len(name), 16)
-    return "".join(parts)
+            line = f'class="line s{number % len(_DASHES)}" d="M{at:.0f} {y}h16"'
+            parts.append(f"<path {line}{_stroke(dashes[number])}/>")
+        parts.append(f'<text x="{at + 20:.0f}" y="{y + 4}">{_cut(name, 16)}</text>')
+        at += wide
+    return "".join(parts), row + 1
 
 
 def _mark(number: int, x: float, y: float) -> str:
@@ -430,8 +470,16 @@ def _mark(number: int, x: float, y: float) -> str:
     return f'<rect class="f{colour}" x="{x - 3:.1f}" y="{y - 3:.1f}" width="6" height="6"{turn}/>'
 
 
-def _whisker(first: float, last: float, y: float, style: str) -> str:
-    return f'<path class="whisker {style}" d="M{first:.1f} {y:.1f}H{last:.1f}"/>'
+def _whisker(x: _Scale, low: float, high: float, y: float, style: str) -> str:
+    if not (math.isfinite(low) and math.isfinite(high)):
+        return ""
+    return f'<path class="whisker {style}" d="M{x(low):.1f} {y:.1f}H{x(high):.1f}"/>'
+
+
+def _reference(x: _Scale, value: float | None, top: int, height: int) -> str:
+    if value is None or not math.isfinite(value):
+        return ""
+    return f'<path class="aside" d="M{x(value):.1f} {top}V{height - 38}"/>'
 
 
 def _middle(row: int, *, shift: int = 0, step: int = _ROW) -> float:

@@ -174,7 +174,8 @@ def calibration_line(labels: NDArray[Any], probabilities: NDArray[Any]) -> Calib
     -------
     CalibrationLine
         Normal (Wald) intervals of intercept and slope, exact Poisson ones (Garwood 1936) of the
-        ratio. The slope is NaN where all probabilities are the same.
+        ratio. The slope is NaN where all probabilities are the same, intercept and slope where
+        one class only is observed, the ratio where no events are expected.
 
     Examples
     --------
@@ -187,13 +188,14 @@ def calibration_line(labels: NDArray[Any], probabilities: NDArray[Any]) -> Calib
 
     y, p = _observed(labels, probabilities)
     margin = _logit(p)
-    one = np.ones((len(y), 1))
-    intercept, intercept_error = _fit(one, y, offset=margin)
-    slope, slope_error = np.array([np.nan]), np.array([np.nan])
-    if np.ptp(margin) > 0:
+    intercept = intercept_error = slope = slope_error = np.array([np.nan])
+    has_both = 0 < y.sum() < len(y)
+    if has_both:
+        intercept, intercept_error = _fit(np.ones((len(y), 1)), y, offset=margin)
+    if has_both and np.ptp(margin) > 0:
         both, errors = _fit(np.column_stack([np.ones(len(y)), margin]), y)
         slope, slope_error = both[1:], errors[1:]
-    events, expected = float(y.sum()), float(p.sum())
+    events, expected = float(y.sum()), float(p.sum()) or float("nan")
     low = chi2.ppf(0.025, 2 * events) / 2 if events else 0.0
     high = chi2.ppf(0.975, 2 * events + 2) / 2
     return CalibrationLine(
@@ -303,7 +305,8 @@ def hosmer_lemeshow(
     -------
     Statistic
         Chi-squared with as many degrees of freedom as groups: the probabilities were not fitted
-        on these rows (Hosmer and Lemeshow 2000, section 5.2.2).
+        on these rows (Hosmer and Lemeshow 2000, section 5.2.2). A group that is certain has no
+        part if it is right, and makes the statistic infinite if it is not.
     """
     from scipy.stats import chi2
 
@@ -311,9 +314,13 @@ def hosmer_lemeshow(
     edges = np.unique(np.quantile(p, np.linspace(0, 1, groups + 1)[1:-1]))
     place = np.unique(np.searchsorted(edges, p, side="left"), return_inverse=True)[1]
     rows, events, expected = (np.bincount(place, w) for w in (np.ones(len(y)), y, p))
-    mean = expected / rows
-    statistic = float(((events - expected) ** 2 / (rows * mean * (1 - mean))).sum())
-    return Statistic(statistic, float(chi2.sf(statistic, len(rows))))
+    variance = expected * (1 - expected / rows)
+    sure = variance <= 0
+    if (events != expected)[sure].any():
+        return Statistic(float("inf"), 0.0)
+    statistic = float(((events - expected)[~sure] ** 2 / variance[~sure]).sum())
+    free = int((~sure).sum())
+    return Statistic(statistic, float(chi2.sf(statistic, free)) if free else 1.0)
 
 
 def jeffreys(events: Any, rows: Any, probability: Any) -> Any:
@@ -343,7 +350,8 @@ def jeffreys(events: Any, rows: Any, probability: Any) -> Any:
     """
     from scipy.stats import beta
 
-    return beta.cdf(probability, events + 0.5, rows - np.asarray(events) + 0.5)
+    events = np.asarray(events)
+    return beta.cdf(probability, events + 0.5, np.asarray(rows) - events + 0.5)
 
 
 def grade_table(
@@ -375,7 +383,7 @@ def grade_table(
     from scipy.stats import beta
 
     upper = np.asarray(bounds, dtype=np.float64)
-    if not len(upper) or upper[-1] != 1 or upper[0] <= 0 or (np.diff(upper) <= 0).any():
+    if not len(upper) or upper[-1] != 1 or not upper[0] > 0 or not (np.diff(upper) > 0).all():
         raise ValueError(
             f"grades must be ascending upper bounds that end in 1, got {tuple(bounds)}"
         )
