@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from sklearn.metrics import roc_auc_score
 
+from riskmtl.validation import drift
+from riskmtl.validation.curves import Interval, auc_interval
 from riskmtl.validation.drift import (
     drift_classifier,
     migration,
@@ -61,6 +64,7 @@ def test_the_drifted_column_is_found() -> None:
     found = drift_classifier(a, b, [False] * 5)
     assert found.low > 0.7
     assert found.columns["column"][0] == 3
+    assert found.columns["gain"].sum() == pytest.approx(1)
     table = stability_of_columns(a, b, list("vwxyz"), [False] * 5)
     assert table.sort("psi")["column"][-1] == "y"
     assert (table.filter(table["column"] != "y")["psi"] < 0.05).all()
@@ -76,3 +80,43 @@ def test_migrations_are_counted() -> None:
     summary = migration_summary(matrix)
     assert summary["worse"] == pytest.approx((after > before).mean())
     assert sum(summary.values()) == pytest.approx(1)
+
+
+def test_the_area_of_the_classifier_is_that_of_scikit_learn() -> None:
+    generator = np.random.default_rng(4)
+    a = generator.normal(size=(300, 1)).astype(np.float32)
+    b = (generator.normal(size=(200, 1)) + 1).astype(np.float32)
+    seen = []
+
+    def spied(labels: np.ndarray, scores: np.ndarray) -> Interval:
+        seen.append((labels, scores))
+        return auc_interval(labels, scores)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(drift, "auc_interval", spied)
+        found = drift_classifier(a, b, [False])
+    [(labels, scores)] = seen
+    assert (labels == 0).sum() == 300
+    assert (labels == 1).sum() == 200
+    assert found.auc == pytest.approx(roc_auc_score(labels, scores), abs=1e-9)
+
+
+def test_shares_of_missing_and_unseen_codes() -> None:
+    a = np.array([[2, 1.0], [2, np.nan], [1, 2.0], [3, 3.0]], dtype=np.float32)
+    b = np.array([[0, 1.0], [0, np.nan], [1, np.nan], [0, 3.0]], dtype=np.float32)
+    code, number = stability_of_columns(a, b, ["c", "n"], [True, False]).rows(named=True)
+    assert (code["missing_reference"], code["missing_current"]) == (0.25, 0.25)
+    assert code["unseen_current"] == 0.75
+    assert (number["missing_reference"], number["missing_current"]) == (0.25, 0.5)
+    assert number["unseen_current"] is None
+
+
+def test_mistakes_are_named() -> None:
+    rows = np.zeros((3, 2), dtype=np.float32)
+    with pytest.raises(ValueError, match="name each"):
+        stability_of_columns(rows, rows, ["only"], [False])
+    with pytest.raises(ValueError, match="give both"):
+        migration(np.array([0, 1]), np.array([1]), 2)
+    for grade in (-1, 2):
+        with pytest.raises(ValueError, match="not one of 0 to 1"):
+            migration(np.array([0]), np.array([grade]), 2)

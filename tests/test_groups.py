@@ -77,9 +77,29 @@ def test_the_interval_of_the_impact_ratio_covers() -> None:
     assert 0.92 <= inside / 600 <= 0.97
 
 
+def test_a_group_of_which_none_passes_has_a_ratio_of_nought() -> None:
+    found = ratio_of_shares(0, 50, 80, 100)
+    assert found[:2] == (0, 0)
+    assert found[2] == pytest.approx(wilson(0, 50)[2] / 0.8)
+    turned = ratio_of_shares(80, 100, 0, 50)
+    assert turned == pytest.approx((np.inf, 1 / found[2], np.inf))
+    assert np.isnan(ratio_of_shares(0, 5, 0, 5)).all()
+
+
 def test_mistakes_are_named(rows: tuple[np.ndarray, np.ndarray, pl.Series]) -> None:
     y, p, groups = rows
     with pytest.raises(ValueError, match="give one per row"):
         group_rates(y, p, groups[:5], cutoff=0.5)
     with pytest.raises(ValueError, match="unknown group 'd'"):
         group_gaps(y, p, groups, cutoff=0.5, reference="d")
+    with pytest.raises(ValueError, match="labels must be"):
+        group_rates(np.where(y == 1, 2, y), p, groups, cutoff=0.5)
+    for wrong in (np.nan, 1.5):
+        with pytest.raises(ValueError, match="probabilities must be"):
+            group_gaps(y, np.where(np.isnan(y), wrong, p), groups, cutoff=0.5)
+
+
+def test_a_column_may_have_any_name(rows: tuple[np.ndarray, np.ndarray, pl.Series]) -> None:
+    y, p, groups = rows
+    expected = group_rates(y, p, groups, cutoff=0.5)
+    assert group_rates(y, p, groups.alias("count"), cutoff=0.5).equals(expected)

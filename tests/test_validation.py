@@ -188,6 +188,30 @@ def test_an_unfair_proxy_is_caught_by_fairness(
     )
 
 
+def test_a_group_that_is_always_flagged_fails_and_a_tiny_group_hides_no_other(
+    logistic: RiskModel, test_rows: pl.DataFrame
+) -> None:
+    settings = Settings(protected=("gender",), alert_budget={"default": 0.3})
+    flagged = logistic.predict_frame(test_rows)["default"]
+    cutoff = flagged.quantile(0.7)
+    never = test_rows.with_columns(
+        gender=pl.when(flagged >= cutoff).then(pl.lit("all flagged")).otherwise(pl.lit("none"))
+    )
+    finding = _of(fairness(logistic, never, settings=settings), "default", "impact ratio")
+    assert finding.verdict is Verdict.FAIL
+    assert "all flagged" in finding.what
+    turned = pl.int_range(pl.len())
+    large = pl.when((flagged >= cutoff) & (turned % 2 == 0)).then(pl.lit("large"))
+    tiny = pl.when((flagged >= cutoff) & (turned % 2 == 1) & (turned < 60)).then(pl.lit("tiny"))
+    mixed = test_rows.with_columns(
+        gender=pl.coalesce(tiny, large, pl.when(turned % 4 == 0).then(pl.lit("large")),
+                           pl.when(turned < 40).then(pl.lit("tiny")), pl.lit("rest"))
+    )  # fmt: skip
+    finding = _of(fairness(logistic, mixed, settings=settings), "default", "impact ratio")
+    assert finding.verdict is Verdict.FAIL
+    assert "large" in finding.what
+
+
 def test_too_few_events_give_no_verdict(logistic: RiskModel, test_rows: pl.DataFrame) -> None:
     few = test_rows.with_columns(takeover=pl.when(pl.col("takeover") == 0).then("takeover"))
     for found in (discrimination(logistic, few), calibration(logistic, few)):

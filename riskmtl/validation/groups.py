@@ -42,7 +42,7 @@ def group_rates(
     Raises
     ------
     ValueError
-        If the lengths differ.
+        If the lengths differ, or a label or a probability is not one.
 
     Examples
     --------
@@ -149,10 +149,15 @@ def ratio_of_shares(a: int, n: int, b: int, m: int) -> tuple[float, float, float
     """
     Ratio of ``a / n`` over ``b / m`` with its 95 % interval (Katz et al. 1978).
 
-    NaN where a share has no trials or no successes.
+    Where one share has no successes the ratio is nought, or infinite, and its other end that of
+    the share's Wilson interval. NaN where neither has any, or a share has no trials.
     """
-    if not (a and b and n and m):
+    if not (n and m and (a or b)):
         return math.nan, math.nan, math.nan
+    if not a:
+        return 0.0, 0.0, wilson(a, n)[2] / (b / m)
+    if not b:
+        return math.inf, (a / n) / wilson(b, m)[2], math.inf
     ratio = (a / n) / (b / m)
     reach = _Z * math.sqrt(1 / a - 1 / n + 1 / b - 1 / m)
     return ratio, ratio * math.exp(-reach), ratio * math.exp(reach)
@@ -222,7 +227,12 @@ def _read(
         raise ValueError(
             f"{len(y)} labels, {len(p)} probabilities and {len(groups)} groups: give one per row"
         )
-    return y, p, groups.cast(pl.String).fill_null("(missing)")
+    if not (np.isnan(y) | (y == 0) | (y == 1)).all():
+        raise ValueError("labels must be 0, 1 or NaN for not observed")
+    if not ((p >= 0) & (p <= 1)).all():
+        raise ValueError("probabilities must be numbers from 0 to 1")
+    # A column may be called "count", which the counting of values keeps for itself.
+    return y, p, groups.cast(pl.String).fill_null("(missing)").alias("group")
 
 
 def _by_size(names: pl.Series) -> list[str]:

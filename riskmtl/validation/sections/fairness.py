@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import polars as pl
 
 from riskmtl.validation.evidence import Evidence, section
@@ -47,18 +49,24 @@ def fairness(evidence: Evidence) -> Result:
 
 
 def _judged(evidence: Evidence, task: str, column: str, gaps: pl.DataFrame) -> Finding:
-    if not gaps.height:
-        return Finding(task, f"impact ratio by {column}", Verdict.TOO_FEW)
-    least, most = (
-        gaps.sort("impact_ratio").row(0, named=True),
-        gaps.sort("impact_ratio").row(-1, named=True),
-    )
+    """The ratio that is most surely low; where a group passes more often, the reference's."""
     names = ("impact_ratio", "impact_ratio_low", "impact_ratio_high")
-    ends, group = [least[name] for name in names], least["group"]
-    # Where a group passes more often than the largest, it is the largest that falls behind.
-    if 1 / most["impact_ratio"] < ends[0]:
-        ends, group = [1 / most[name] for name in (names[0], *names[:0:-1])], most["reference"]
-    return evidence.criteria["impact_ratio"].judge(task, f"impact ratio of {column} {group}", *ends)
+    known = gaps.filter(pl.col("impact_ratio").is_not_nan())
+    found = []
+    for row in known.iter_rows(named=True):
+        ratio, low, high = (row[name] for name in names)
+        found.append((high, ratio, low, row["group"]))
+        found.append((_inverse(low), _inverse(ratio), _inverse(high), row["reference"]))
+    if not found:
+        return Finding(task, f"impact ratio by {column}", Verdict.TOO_FEW)
+    high, ratio, low, group = min(found)
+    return evidence.criteria["impact_ratio"].judge(
+        task, f"impact ratio of {column} {group}", ratio, low, high
+    )
+
+
+def _inverse(ratio: float) -> float:
+    return 1 / ratio if ratio else math.inf
 
 
 def _picture(column: str, gaps: pl.DataFrame) -> str:
