@@ -95,6 +95,53 @@ def test_customers_of_one_row_change_little_and_copies_widen() -> None:
     assert error_of(auc_interval(y4, s4)) == pytest.approx(error_of(alone) / 2, rel=0.01)
 
 
+def test_few_customers_with_events_have_obuchowskis_variance() -> None:
+    generator = np.random.default_rng(6)
+    y = np.repeat([1.0, 0.0], [10, 200])
+    s = y + generator.normal(size=210)
+    # A customer per row: then it is DeLong's, whose factors are those of the classes.
+    found = auc_interval(y, s, clusters=np.arange(210))
+    assert error_of(found) ** 2 == pytest.approx(slow_variance(y, s), rel=1e-9)
+    who = np.arange(210) // 3
+    a, b = s[y == 1], s[y == 0]
+    wins = (a[:, None] > b) + 0.5 * (a[:, None] == b)
+    of_event, of_other = (np.bincount(who[y == c], w, minlength=70) for c, w in
+                          ((1, (wins.mean(1) - wins.mean()) / 10),
+                           (0, (wins.mean(0) - wins.mean()) / 200)))  # fmt: skip
+    with_events, with_others = (len(np.unique(who[y == c])) for c in (1, 0))
+    expected = with_events / (with_events - 1) * (of_event**2).sum()
+    expected += with_others / (with_others - 1) * (of_other**2).sum()
+    expected += 2 * 70 / 69 * (of_event * of_other).sum()
+    assert error_of(auc_interval(y, s, clusters=who)) ** 2 == pytest.approx(expected, rel=1e-9)
+
+
+def test_events_of_one_customer_say_nothing_of_others() -> None:
+    y, s = np.repeat([1.0, 0.0], [40, 160]), np.arange(200.0) % 37
+    who = np.r_[np.zeros(40, dtype=int), np.arange(1, 161)]
+    found = auc_interval(y, s, clusters=who)
+    assert (found.low, found.high) == (0, 1)
+    drawn_ = bootstrap_intervals(Ranking.of(y, s, who), ["ks", "average_precision"])
+    assert {(one.low, one.high) for one in drawn_.values()} == {(0.0, 1.0)}
+
+
+def test_customers_are_drawn_as_a_whole() -> None:
+    y, s = drawn(2000, 9)
+    y = np.nan_to_num(y)
+    names = ["ks", "average_precision", "capture_at_5pct"]
+    alone = bootstrap_intervals(Ranking.of(y, s), names, draws=600)
+    copies = Ranking.of(np.tile(y, 4), np.tile(s, 4), np.tile(np.arange(2000), 4))
+    for name, found in bootstrap_intervals(copies, names, draws=600).items():
+        reach = alone[name].high - alone[name].low
+        assert found.high - found.low == pytest.approx(reach, rel=0.25)
+
+
+@pytest.mark.parametrize("use", [auc_interval, Ranking.of])
+def test_customers_of_other_rows_are_named(use: object) -> None:
+    y = np.array([0.0, 0, 1, 1])
+    with pytest.raises(ValueError, match="give a customer per row"):
+        use(y, y, clusters=np.arange(3))  # type: ignore[operator]
+
+
 def test_the_interval_of_the_area_covers() -> None:
     truth, inside = norm.cdf(1 / np.sqrt(2)), 0
     generator = np.random.default_rng(0)

@@ -221,6 +221,19 @@ def test_too_few_events_give_no_verdict(logistic: RiskModel, test_rows: pl.DataF
     assert any("takeover: 0 events" in note for note in found.notes)
 
 
+def test_events_of_few_customers_give_no_verdict(
+    logistic: RiskModel, test_rows: pl.DataFrame
+) -> None:
+    event = (pl.col("default") == 1).fill_null(False)
+    few = test_rows.with_columns(
+        account_id=pl.when(event).then(pl.lit("one customer")).otherwise("account_id")
+    )
+    finding = _of(discrimination(logistic, few), "default", "AUC")
+    assert finding.verdict is Verdict.TOO_FEW
+    assert "customers" in finding.bound
+    assert _of(discrimination(logistic, few), "fraud", "AUC").verdict is Verdict.PASS
+
+
 def test_a_model_that_does_not_rank_is_caught(logistic: RiskModel, test_rows: pl.DataFrame) -> None:
     shuffled = test_rows.with_columns(pl.col("default").shuffle(seed=1))
     assert _of(discrimination(logistic, shuffled), "default", "AUC").verdict is not Verdict.PASS

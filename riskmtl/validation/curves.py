@@ -84,7 +84,7 @@ class Ranking:
         ValueError
             If fewer than two events or two non-events are observed, or a score is NaN.
         """
-        y, s, kept = _observed(labels, scores)
+        y, s, kept = _observed(labels, scores, clusters)
         order = np.argsort(-s, kind="stable")
         new = np.concatenate([[True], np.diff(s[order]) != 0])
         place = np.empty(len(s), dtype=np.int64)
@@ -163,7 +163,8 @@ def auc_interval(
     Returns
     -------
     Interval
-        Normal on the logit scale, so that it stays between 0 and 1. Where every event is ranked
+        Normal on the logit scale, so that it stays between 0 and 1; from 0 to 1 where all rows of
+        a class are one customer's. Where every event is ranked
         above every non-event the ends are those of the rule of three for the smaller class.
 
     Raises
@@ -186,7 +187,7 @@ def auc_interval(
     """
     from scipy.stats import rankdata
 
-    y, s, kept = _observed(labels, scores)
+    y, s, kept = _observed(labels, scores, clusters)
     is_event = y == 1
     events, non_events = int(is_event.sum()), int((~is_event).sum())
     ranks = rankdata(s)
@@ -199,15 +200,9 @@ def auc_interval(
         reach = min(1.0, -math.log((1 - level) / 2) / min(events, non_events))
         return Interval(area, max(0.0, area - reach), min(1.0, area + reach))
     apart = (placements - area) / np.where(is_event, events, non_events)
-    if clusters is None:
-        variance = sum(
-            float((apart[rows] ** 2).sum()) * n / (n - 1)
-            for rows, n in ((is_event, events), (~is_event, non_events))
-        )
-    else:
-        who = np.unique(clusters[kept], return_inverse=True)[1]
-        summed = np.bincount(who, apart)
-        variance = float((summed**2).sum()) * len(summed) / (len(summed) - 1)
+    variance = _variance(apart, is_event, None if clusters is None else clusters[kept])
+    if math.isnan(variance):
+        return Interval(area, 0.0, 1.0)
     error = math.sqrt(variance) / (area * (1 - area))
     reach = NormalDist().inv_cdf((1 + level) / 2) * error
     middle = math.log(area / (1 - area))
@@ -242,7 +237,8 @@ def bootstrap_intervals(
     Returns
     -------
     dict of str to Interval
-        Percentiles of the draws (Efron and Tibshirani 1993, chapter 13).
+        Percentiles of the draws (Efron and Tibshirani 1993, chapter 13). A draw of customers among
+        whom a class is missing says nothing: it counts as 0 for the low end, as 1 for the high.
 
     Raises
     ------
@@ -267,14 +263,14 @@ def bootstrap_intervals(
     found = np.empty((draws, len(metrics)))
     drawn = _rows_drawn if ranking.clusters is None else _customers_drawn
     for draw, (caught, alarms) in enumerate(drawn(ranking, stretch, count, draws, generator)):
-        found[draw] = [_FIGURES[metric](caught, alarms) for metric in metrics]
-    tails = (1 - level) / 2, (1 + level) / 2
+        has_both = caught[-1] > 0 and alarms[-1] > 0
+        found[draw] = [_FIGURES[m](caught, alarms) if has_both else math.nan for m in metrics]
+    low = np.quantile(np.nan_to_num(found, nan=0.0), (1 - level) / 2, axis=0)
+    high = np.quantile(np.nan_to_num(found, nan=1.0), (1 + level) / 2, axis=0)
+    figures = [_FIGURES[metric](ranking.caught, ranking.false_alarms) for metric in metrics]
     return {
-        metric: Interval(
-            _FIGURES[metric](ranking.caught, ranking.false_alarms),
-            *(float(end) for end in np.nanquantile(found[:, position], tails)),
-        )
-        for position, metric in enumerate(metrics)
+        metric: Interval(*(float(end) for end in ends))
+        for metric, *ends in zip(metrics, figures, low, high, strict=True)
     }
 
 
@@ -344,10 +340,14 @@ def gains_by_decile(ranking: Ranking) -> pl.DataFrame:
 # --- Rows and curves ------------------------------------------------------------------------------
 
 
-def _observed(labels: NDArray[Any], scores: NDArray[Any]) -> tuple[Array, Array, NDArray[np.bool_]]:
+def _observed(
+    labels: NDArray[Any], scores: NDArray[Any], clusters: NDArray[np.int64] | None
+) -> tuple[Array, Array, NDArray[np.bool_]]:
     y, s = np.asarray(labels, dtype=np.float64), np.asarray(scores, dtype=np.float64)
     if y.ndim != 1 or y.shape != s.shape:
         raise ValueError(f"labels have shape {y.shape} and scores {s.shape}: give (rows,) of each")
+    if clusters is not None and len(clusters) != len(y):
+        raise ValueError(f"{len(clusters)} clusters for {len(y)} rows: give a customer per row")
     kept = ~np.isnan(y)
     y, s = y[kept], s[kept]
     if not ((y == 0) | (y == 1)).all():
@@ -389,6 +389,27 @@ _FIGURES: Mapping[str, Callable[[Array, Array], float]] = {
     "capture_at_1pct": lambda caught, alarms: _capture(caught, alarms, 0.01),
     "capture_at_5pct": lambda caught, alarms: _capture(caught, alarms, 0.05),
 }
+
+
+def _variance(
+    apart: Array, is_event: NDArray[np.bool_], clusters: NDArray[np.int64] | None
+) -> float:
+    """
+    Of the area: each class by itself, and what one customer has in both (Obuchowski 1997).
+
+    NaN where all rows of a class are one customer's.
+    """
+    if clusters is None:
+        parts = [apart[rows] for rows in (is_event, ~is_event)]
+        return sum(float((x**2).sum()) * len(x) / (len(x) - 1) for x in parts)
+    who = np.unique(clusters, return_inverse=True)[1]
+    summed = [np.bincount(who, np.where(rows, apart, 0)) for rows in (is_event, ~is_event)]
+    counts = [len(np.unique(who[rows])) for rows in (is_event, ~is_event)]
+    if min(counts) < 2:
+        return math.nan
+    alone = sum(float(x @ x) * n / (n - 1) for x, n in zip(summed, counts, strict=True))
+    everyone = len(summed[0])
+    return alone + 2 * float(summed[0] @ summed[1]) * everyone / (everyone - 1)
 
 
 # --- Bootstrap ------------------------------------------------------------------------------------

@@ -190,13 +190,18 @@ class Evidence:
         return int((labels == 1).sum()), int((labels == 0).sum())
 
     def has_enough(self, task: str) -> bool:
-        """Whether a head has events enough for a verdict."""
-        return min(self.events(task)) >= self.settings.min_events
+        """Whether a head has events, and non-events, of enough customers for a verdict."""
+        labels, _ = self.of(task)
+        who = self.rows.customers
+        counts = self.events(task)
+        if who is not None and min(counts) >= self.settings.min_events:
+            counts = len(np.unique(who[labels == 1])), len(np.unique(who[labels == 0]))
+        return min(counts) >= self.settings.min_events
 
     def too_few(self, task: str, what: str) -> Finding:
         """The finding of a head that has not."""
         events, _ = self.events(task)
-        bound = f"at least {self.settings.min_events} events and non-events"
+        bound = f"at least {self.settings.min_events} events and non-events, of as many customers"
         return Finding(task, what, Verdict.TOO_FEW, float(events), bound=bound)
 
     def cutoff(self, task: str) -> float:

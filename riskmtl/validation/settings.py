@@ -30,7 +30,8 @@ class Settings:
     Parameters
     ----------
     min_events : int
-        Fewer events, or non-events, than this give no verdict.
+        Fewer events, or non-events, than this give no verdict, nor do those of fewer customers
+        where a key repeats.
     alert_budget : float or mapping of str to float
         Share of rows that a head may flag, which makes its cut-off; a head that a mapping does not
         name may flag 1 %.

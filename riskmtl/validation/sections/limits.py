@@ -23,7 +23,9 @@ def limits(evidence: Evidence) -> Result:
         if not evidence.has_enough(task):
             findings.append(evidence.too_few(task, "events"))
             events, _ = evidence.events(task)
-            notes.append(f"{task}: {events} events are too few for any verdict.")
+            notes.append(
+                f"{task}: {events} events, or their customers, are too few for any verdict."
+            )
     notes += _immature(evidence)
     outside = _outside(evidence)
     if outside.height:
