@@ -23,6 +23,7 @@ from riskmtl import (
     simulate_portfolio,
 )
 from riskmtl.schema import DataSchema, Split
+from riskmtl.validation import Settings, load_settings, validate
 
 ROOT = Path(__file__).parents[1]
 PORTFOLIO = "risk_portfolio"
@@ -33,20 +34,14 @@ def main() -> None:
     options = _options()
     schema = load_schema(ROOT / "data_schemas" / f"{options.table}.yaml")
     parts = schema.split(_table(options.table, schema, options.rows))
-    models = {
-        name: _model(options.models / options.table / name, make, schema, parts)
-        for name, make in _makers().items()
-    }
-
-    from riskmtl.validation import load_settings, validate
-
+    models = trained_models(options.models / options.table, schema, parts)
     started = time.perf_counter()
     report = validate(
         models.pop("model"),
         parts.test,
         reference=parts.train,
         challengers=models,
-        settings=load_settings(ROOT / "pipelines" / "validation" / f"{options.table}.yaml"),
+        settings=settings_of(options.table),
         progress=True,
     )
     page = report.write(options.out)
@@ -55,6 +50,26 @@ def main() -> None:
         print(f"{section.title:<20} {verdict:<18} {seconds:6.1f} s")
     size = page.stat().st_size / 1e6
     print(f"{page}: {size:.2f} MB in {time.perf_counter() - started:.0f} s")
+
+
+def trained_models(folder: Path, schema: DataSchema, parts: Split) -> dict[str, RiskModel]:
+    """
+    A model with LightGBM beside it, a network per task and a logistic regression.
+
+    Parameters
+    ----------
+    folder : Path
+        Where they are kept; those that are there are not trained again.
+    schema : DataSchema
+    parts : Split
+        To train on.
+
+    Returns
+    -------
+    dict of str to RiskModel
+        ``model``, ``single_task`` and ``logistic``.
+    """
+    return {name: _model(folder / name, make, schema, parts) for name, make in _makers().items()}
 
 
 def _makers() -> dict[str, Any]:
@@ -71,6 +86,11 @@ def _makers() -> dict[str, Any]:
         ),
         "logistic": lambda schema: LogisticBaseline(schema=schema, random_state=0),
     }
+
+
+def settings_of(table: str) -> Settings:
+    """What a report of a table is asked."""
+    return load_settings(ROOT / "pipelines" / "validation" / f"{table}.yaml")
 
 
 def _table(name: str, schema: DataSchema, rows: int) -> pl.DataFrame:

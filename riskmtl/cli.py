@@ -16,7 +16,7 @@ from riskmtl import __version__
 if TYPE_CHECKING:
     import polars as pl
 
-    from riskmtl.schema import DataSchema
+    from riskmtl.schema import Checked, DataSchema
     from riskmtl.tuning import Tuned
 
 _PARTS = ("all", "train", "validation", "test")
@@ -94,8 +94,7 @@ def _parser() -> argparse.ArgumentParser:
 
     evaluate = verbs.add_parser("evaluate", help="figures of a model on labelled rows")
     evaluate.set_defaults(run=_evaluate)
-    evaluate.add_argument("--model", type=Path, required=True, help="folder of the model")
-    evaluate.add_argument("--data", type=Path, required=True, help="Parquet file")
+    _add_model_and_data(evaluate)
     evaluate.add_argument("--out", type=Path, required=True, help="JSON file")
     evaluate.add_argument(
         "--part", choices=_PARTS, default="all", help="part of the schema's split (default: all)"
@@ -110,8 +109,7 @@ def _parser() -> argparse.ArgumentParser:
         "out and reported.",
     )
     validate.set_defaults(run=_validate)
-    validate.add_argument("--model", type=Path, required=True, help="folder of the model")
-    validate.add_argument("--data", type=Path, required=True, help="Parquet file")
+    _add_model_and_data(validate)
     validate.add_argument("--out", type=Path, required=True, help="folder for the report")
     validate.add_argument(
         "--part",
@@ -131,8 +129,7 @@ def _parser() -> argparse.ArgumentParser:
 
     score = verbs.add_parser("score", help="score a file")
     score.set_defaults(run=_score)
-    score.add_argument("--model", type=Path, required=True, help="folder of the model")
-    score.add_argument("--data", type=Path, required=True, help="Parquet file")
+    _add_model_and_data(score)
     score.add_argument("--out", type=Path, required=True, help="Parquet file of scores")
     _add_max_bad(score)
 
@@ -143,8 +140,7 @@ def _parser() -> argparse.ArgumentParser:
         "log-odds, the error of that, and the reasons. A job that was killed goes on.",
     )
     explain.set_defaults(run=_explain)
-    explain.add_argument("--model", type=Path, required=True, help="folder of the model")
-    explain.add_argument("--data", type=Path, required=True, help="Parquet file")
+    _add_model_and_data(explain)
     explain.add_argument("--out", type=Path, required=True, help="new folder for the explanations")
     explain.add_argument(
         "--rows",
@@ -171,6 +167,11 @@ def _parser() -> argparse.ArgumentParser:
     explain.add_argument("--seed", type=int, default=0)
     _add_max_bad(explain)
     return parser
+
+
+def _add_model_and_data(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--model", type=Path, required=True, help="folder of the model")
+    parser.add_argument("--data", type=Path, required=True, help="Parquet file")
 
 
 def _add_parameters(parser: argparse.ArgumentParser) -> None:
@@ -346,6 +347,8 @@ def _evaluate(options: argparse.Namespace) -> None:
 
 
 def _validate(options: argparse.Namespace) -> None:
+    import polars as pl
+
     from riskmtl.artefact import load_model
     from riskmtl.columns import DataError
     from riskmtl.files import read_table
@@ -366,8 +369,11 @@ def _validate(options: argparse.Namespace) -> None:
     frame = read_table(options.data)
     reference = None if options.reference is None else read_table(options.reference)
     if options.part != "all":
-        parts = model.schema.split(frame)
-        frame = getattr(parts, options.part)
+        # Split as in training, which left out refused rows; these are reported with any part.
+        checked = _check(model.schema, frame, options.data)
+        parts = model.schema.split(checked.good)
+        refused = checked.quarantine.drop("_row", "_rule")
+        frame = pl.concat([getattr(parts, options.part), refused])
         if reference is None and options.part == "test":
             reference = parts.train
     if frame.is_empty():
@@ -429,11 +435,15 @@ def _explain(options: argparse.Namespace) -> None:
 # ---- what verbs share ----------------------------------------------------------------------------
 
 
-def _checked(schema: DataSchema, frame: pl.DataFrame, max_bad: float, source: Path) -> pl.DataFrame:
+def _check(schema: DataSchema, frame: pl.DataFrame, source: Path) -> Checked:
     try:
-        checked = schema.check(frame)
+        return schema.check(frame)
     except ValueError as error:
         raise ValueError(f"{source}: {error}") from error
+
+
+def _checked(schema: DataSchema, frame: pl.DataFrame, max_bad: float, source: Path) -> pl.DataFrame:
+    checked = _check(schema, frame, source)
     checked.require_few_refused(max_bad, source=str(source))
     for rule, count in checked.refusals().items():
         print(f"left out {count:,} rows: {rule}", file=sys.stderr)

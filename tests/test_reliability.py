@@ -153,6 +153,13 @@ def test_spiegelhalter_and_hosmer_lemeshow_are_worked_out() -> None:
     assert hosmer_lemeshow(y, p).p_value == pytest.approx(chi2.sf(statistic, 10))
 
 
+def test_certain_probabilities_are_right_or_ruled_out() -> None:
+    p = np.array([0.0, 1, 0, 1])
+    assert spiegelhalter(p, p).p_value == 1
+    assert spiegelhalter(np.array([0.0, 1, 1, 1]), p).p_value == 0
+    assert spiegelhalter(np.array([0.0, 1]), np.array([0.5, 0.5])).p_value == 1
+
+
 @pytest.mark.parametrize("test", [spiegelhalter, hosmer_lemeshow])
 def test_right_probabilities_are_rejected_as_seldom_as_promised(test: object) -> None:
     rejected = [test(*drawn(1000, seed)).p_value < 0.05 for seed in range(1000)]  # type: ignore[operator]

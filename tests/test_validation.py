@@ -45,7 +45,7 @@ def logistic(portfolio_parts: Split, schema: DataSchema) -> RiskModel:
 
 
 @pytest.fixture(scope="module")
-def test_rows(portfolio_parts: Split) -> pl.DataFrame:
+def later(portfolio_parts: Split) -> pl.DataFrame:
     return portfolio_parts.test
 
 
@@ -56,12 +56,12 @@ def _of(result: Result, head: str, what: str) -> Finding:
 # ---- what the simulator provokes -----------------------------------------------------------------
 
 
-def test_a_leaked_column_is_caught_by_data(logistic: RiskModel, test_rows: pl.DataFrame) -> None:
-    noise = np.random.default_rng(0).normal(0, 0.05, test_rows.height)
-    leaked = test_rows.with_columns(
+def test_a_leaked_column_is_caught_by_data(logistic: RiskModel, later: pl.DataFrame) -> None:
+    noise = np.random.default_rng(0).normal(0, 0.05, later.height)
+    leaked = later.with_columns(
         txn_inflow_ratio=pl.col("default").fill_null(0).cast(pl.Float64) + 1 + pl.Series(noise)
     )
-    clean, found = data(logistic, test_rows), data(logistic, leaked)
+    clean, found = data(logistic, later), data(logistic, leaked)
     assert clean.verdict is Verdict.PASS
     finding = _of(found, "default", "alone")
     assert finding.verdict is Verdict.FAIL
@@ -70,23 +70,23 @@ def test_a_leaked_column_is_caught_by_data(logistic: RiskModel, test_rows: pl.Da
 
 
 def test_a_leaked_category_and_a_telling_gap_are_caught(
-    logistic: RiskModel, test_rows: pl.DataFrame
+    logistic: RiskModel, later: pl.DataFrame
 ) -> None:
     event = pl.col("fraud").fill_null(0) == 1
-    by_name = test_rows.with_columns(
+    by_name = later.with_columns(
         acc_channel=pl.when(event).then(pl.lit("late")).otherwise(pl.lit("early"))
     )
     assert _of(data(logistic, by_name), "fraud", "alone").verdict is Verdict.FAIL
-    by_gap = test_rows.with_columns(acc_income=pl.when(~event).then("acc_income"))
+    by_gap = later.with_columns(acc_income=pl.when(~event).then("acc_income"))
     finding = _of(data(logistic, by_gap), "fraud", "acc_income")
     assert finding.verdict is Verdict.FAIL
 
 
 def test_rows_of_the_training_are_caught(
-    logistic: RiskModel, portfolio_parts: Split, test_rows: pl.DataFrame
+    logistic: RiskModel, portfolio_parts: Split, later: pl.DataFrame
 ) -> None:
-    both = pl.concat([test_rows, portfolio_parts.train.head(1000)])
-    clean = data(logistic, test_rows, reference=portfolio_parts.train)
+    both = pl.concat([later, portfolio_parts.train.head(1000)])
+    clean = data(logistic, later, reference=portfolio_parts.train)
     found = data(logistic, both, reference=portfolio_parts.train)
     assert _of(clean, "", "also in training").verdict is Verdict.PASS
     finding = _of(found, "", "also in training")
@@ -94,36 +94,32 @@ def test_rows_of_the_training_are_caught(
     assert finding.value == pytest.approx(1000 / both.height)
 
 
-def test_a_date_after_its_row_is_caught(logistic: RiskModel, test_rows: pl.DataFrame) -> None:
-    late = test_rows.with_columns(
-        pl.col("snapshot_date").dt.offset_by("3d").alias("acc_opened_date")
-    )
+def test_a_date_after_its_row_is_caught(logistic: RiskModel, later: pl.DataFrame) -> None:
+    late = later.with_columns(pl.col("snapshot_date").dt.offset_by("3d").alias("acc_opened_date"))
     finding = _of(data(logistic, late), "", "dates after the row")
     assert (finding.verdict, finding.value) == (Verdict.FAIL, 1.0)
 
 
-def test_rows_that_break_the_schema_are_counted(
-    logistic: RiskModel, test_rows: pl.DataFrame
-) -> None:
-    broken = test_rows.with_columns(
-        acc_age=pl.when(pl.int_range(pl.len()) < test_rows.height // 50)
+def test_rows_that_break_the_schema_are_counted(logistic: RiskModel, later: pl.DataFrame) -> None:
+    broken = later.with_columns(
+        acc_age=pl.when(pl.int_range(pl.len()) < later.height // 50)
         .then(pl.lit(3, pl.Int64))
         .otherwise(pl.col("acc_age"))
     )
     found = data(logistic, broken)
     assert _of(found, "", "refused").verdict is Verdict.FAIL
-    assert found.table("refused").row(0) == ("acc_age: below 18", test_rows.height // 50)
+    assert found.table("refused").row(0) == ("acc_age: below 18", later.height // 50)
 
 
 def test_drift_is_caught_by_stability(
-    logistic: RiskModel, portfolio_parts: Split, test_rows: pl.DataFrame
+    logistic: RiskModel, portfolio_parts: Split, later: pl.DataFrame
 ) -> None:
-    drifted = test_rows.with_columns(
+    drifted = later.with_columns(
         acc_utilisation=pl.col("acc_utilisation") * 2 + 0.4,
         acc_payment_ratio=pl.col("acc_payment_ratio") * 0.4,
         txn_low_balance_days=(pl.col("txn_low_balance_days") + 9).clip(0, 31),
     )
-    clean = stability(logistic, test_rows, reference=portfolio_parts.train)
+    clean = stability(logistic, later, reference=portfolio_parts.train)
     found = stability(logistic, drifted, reference=portfolio_parts.train)
     assert {f.verdict for f in clean.findings if f.head} == {Verdict.PASS}
     assert _of(found, "default", "PSI").verdict is Verdict.FAIL
@@ -140,47 +136,43 @@ def test_drift_is_caught_by_stability(
     assert drift_auc > max(0.9, clean_auc + 0.05)
 
 
-def test_miscalibration_is_caught_by_calibration(
-    logistic: RiskModel, test_rows: pl.DataFrame
-) -> None:
+def test_miscalibration_is_caught_by_calibration(logistic: RiskModel, later: pl.DataFrame) -> None:
     heads = [
         replace(h, calibrator=replace(h.calibrator, intercept=h.calibrator.intercept + 0.7))
         if h.task == "fraud"
         else h
         for h in logistic.heads
     ]
-    found = calibration(replace(logistic, heads=heads), test_rows)
+    found = calibration(replace(logistic, heads=heads), later)
     assert _of(found, "fraud", "expected over events").verdict is Verdict.FAIL
-    clean = calibration(logistic, test_rows)
+    clean = calibration(logistic, later)
     assert _of(clean, "fraud", "expected over events").verdict is Verdict.PASS
     assert _of(clean, "fraud", "events over expected").verdict is Verdict.PASS
 
 
 def test_a_simpler_model_that_ranks_better_is_caught(
-    logistic: RiskModel, test_rows: pl.DataFrame, trained: MultiTaskClassifier
+    logistic: RiskModel, later: pl.DataFrame, trained: MultiTaskClassifier
 ) -> None:
-    found = joint(trained, test_rows, challengers={"single_task": logistic})
+    found = joint(trained, later, challengers={"single_task": logistic})
     assert _of(found, "default", "lost by joint").verdict in (Verdict.WATCH, Verdict.FAIL)
-    same = joint(logistic, test_rows, challengers={"single_task": logistic})
+    same = joint(logistic, later, challengers={"single_task": logistic})
     assert {f.verdict for f in same.findings} == {Verdict.PASS}
-    beaten = challengers(trained, test_rows, challengers={"logistic": logistic})
+    beaten = challengers(trained, later, challengers={"logistic": logistic})
     assert _of(beaten, "default", "AUC of logistic").verdict in (Verdict.WATCH, Verdict.FAIL)
 
 
-def test_an_unfair_proxy_is_caught_by_fairness(
-    logistic: RiskModel, test_rows: pl.DataFrame
-) -> None:
+def test_an_unfair_proxy_is_caught_by_fairness(logistic: RiskModel, later: pl.DataFrame) -> None:
     settings = Settings(protected=("gender",), alert_budget={"default": 0.3})
-    groups = test_rows["gender"].drop_nulls().unique().sort()
+    groups = later["gender"].drop_nulls().unique().sort()
     is_one = pl.col("gender") == groups[0]
-    unfair = test_rows.with_columns(
+    unfair = later.with_columns(
         acc_utilisation=pl.when(is_one).then(pl.lit(1.2)).otherwise("acc_utilisation"),
         acc_payment_ratio=pl.when(is_one).then(pl.lit(0.05)).otherwise("acc_payment_ratio"),
         txn_low_balance_days=pl.when(is_one)
-        .then(pl.lit(15, test_rows.schema["txn_low_balance_days"]))
+        .then(pl.lit(15, later.schema["txn_low_balance_days"]))
         .otherwise("txn_low_balance_days"),
     )
-    clean = fairness(logistic, test_rows, settings=settings)
+    clean = fairness(logistic, later, settings=settings)
     assert clean.verdict is Verdict.PASS
     assert (
         _of(fairness(logistic, unfair, settings=settings), "default", "impact ratio").verdict
@@ -189,12 +181,12 @@ def test_an_unfair_proxy_is_caught_by_fairness(
 
 
 def test_a_group_that_is_always_flagged_fails_and_a_tiny_group_hides_no_other(
-    logistic: RiskModel, test_rows: pl.DataFrame
+    logistic: RiskModel, later: pl.DataFrame
 ) -> None:
     settings = Settings(protected=("gender",), alert_budget={"default": 0.3})
-    flagged = logistic.predict_frame(test_rows)["default"]
+    flagged = logistic.predict_frame(later)["default"]
     cutoff = flagged.quantile(0.7)
-    never = test_rows.with_columns(
+    never = later.with_columns(
         gender=pl.when(flagged >= cutoff).then(pl.lit("all flagged")).otherwise(pl.lit("none"))
     )
     finding = _of(fairness(logistic, never, settings=settings), "default", "impact ratio")
@@ -203,7 +195,7 @@ def test_a_group_that_is_always_flagged_fails_and_a_tiny_group_hides_no_other(
     turned = pl.int_range(pl.len())
     large = pl.when((flagged >= cutoff) & (turned % 2 == 0)).then(pl.lit("large"))
     tiny = pl.when((flagged >= cutoff) & (turned % 2 == 1) & (turned < 60)).then(pl.lit("tiny"))
-    mixed = test_rows.with_columns(
+    mixed = later.with_columns(
         gender=pl.coalesce(tiny, large, pl.when(turned % 4 == 0).then(pl.lit("large")),
                            pl.when(turned < 40).then(pl.lit("tiny")), pl.lit("rest"))
     )  # fmt: skip
@@ -212,8 +204,8 @@ def test_a_group_that_is_always_flagged_fails_and_a_tiny_group_hides_no_other(
     assert "large" in finding.what
 
 
-def test_too_few_events_give_no_verdict(logistic: RiskModel, test_rows: pl.DataFrame) -> None:
-    few = test_rows.with_columns(takeover=pl.when(pl.col("takeover") == 0).then("takeover"))
+def test_too_few_events_give_no_verdict(logistic: RiskModel, later: pl.DataFrame) -> None:
+    few = later.with_columns(takeover=pl.when(pl.col("takeover") == 0).then("takeover"))
     for found in (discrimination(logistic, few), calibration(logistic, few)):
         assert {f.verdict for f in found.findings if f.head == "takeover"} == {Verdict.TOO_FEW}
         assert {f.verdict for f in found.findings if f.head == "default"} == {Verdict.PASS}
@@ -221,11 +213,9 @@ def test_too_few_events_give_no_verdict(logistic: RiskModel, test_rows: pl.DataF
     assert any("takeover: 0 events" in note for note in found.notes)
 
 
-def test_events_of_few_customers_give_no_verdict(
-    logistic: RiskModel, test_rows: pl.DataFrame
-) -> None:
+def test_events_of_few_customers_give_no_verdict(logistic: RiskModel, later: pl.DataFrame) -> None:
     event = (pl.col("default") == 1).fill_null(False)
-    few = test_rows.with_columns(
+    few = later.with_columns(
         account_id=pl.when(event).then(pl.lit("one customer")).otherwise("account_id")
     )
     finding = _of(discrimination(logistic, few), "default", "AUC")
@@ -234,16 +224,14 @@ def test_events_of_few_customers_give_no_verdict(
     assert _of(discrimination(logistic, few), "fraud", "AUC").verdict is Verdict.PASS
 
 
-def test_a_model_that_does_not_rank_is_caught(logistic: RiskModel, test_rows: pl.DataFrame) -> None:
-    shuffled = test_rows.with_columns(pl.col("default").shuffle(seed=1))
+def test_a_model_that_does_not_rank_is_caught(logistic: RiskModel, later: pl.DataFrame) -> None:
+    shuffled = later.with_columns(pl.col("default").shuffle(seed=1))
     assert _of(discrimination(logistic, shuffled), "default", "AUC").verdict is not Verdict.PASS
 
 
-def test_a_weak_segment_is_caught_by_robustness(
-    logistic: RiskModel, test_rows: pl.DataFrame
-) -> None:
-    extra = np.random.default_rng(0).random(test_rows.height) < 0.25
-    worse = test_rows.with_columns(
+def test_a_weak_segment_is_caught_by_robustness(logistic: RiskModel, later: pl.DataFrame) -> None:
+    extra = np.random.default_rng(0).random(later.height) < 0.25
+    worse = later.with_columns(
         default=pl.when(
             (pl.col("txn_gambling_share") > pl.col("txn_gambling_share").quantile(0.9))
             & pl.Series(extra)
@@ -255,17 +243,15 @@ def test_a_weak_segment_is_caught_by_robustness(
     finding = _of(robustness(logistic, worse), "default", "where")
     assert finding.verdict is Verdict.FAIL
     assert "txn_gambling_share" in finding.what
-    clean = [f for f in robustness(logistic, test_rows).findings if "where" in f.what]
+    clean = [f for f in robustness(logistic, later).findings if "where" in f.what]
     assert {f.verdict for f in clean} == {Verdict.PASS}
 
 
 # ---- other sections ------------------------------------------------------------------------------
 
 
-def test_explanations_name_the_columns_of_the_law(
-    logistic: RiskModel, test_rows: pl.DataFrame
-) -> None:
-    found = explanations(logistic, test_rows, settings=Settings(explained_rows=200))
+def test_explanations_name_the_columns_of_the_law(logistic: RiskModel, later: pl.DataFrame) -> None:
+    found = explanations(logistic, later, settings=Settings(explained_rows=200))
     top = found.table("columns").filter(pl.col("head") == "default")["column"].head(6).to_list()
     assert "acc_utilisation" in top
     assert found.table("explanation_stability")["rank correlation"].min() > 0.8
@@ -273,13 +259,13 @@ def test_explanations_name_the_columns_of_the_law(
     assert shares.is_between(0, 1).all()
 
 
-def test_use_finds_the_cheapest_cut_off(logistic: RiskModel, test_rows: pl.DataFrame) -> None:
+def test_use_finds_the_cheapest_cut_off(logistic: RiskModel, later: pl.DataFrame) -> None:
     from riskmtl.validation.settings import Costs
 
     settings = Settings(costs={"default": Costs(missed=20, false_alarm=1)}, decision="approved")
-    found = use(logistic, test_rows, settings=settings)
+    found = use(logistic, later, settings=settings)
     row = found.table("costs").row(0, named=True)
-    evidence = Evidence(logistic, test_rows)
+    evidence = Evidence(logistic, later)
     y, p = evidence.of("default")
     y, p = y[~np.isnan(y)], p[~np.isnan(y)]
     cost = lambda c: (20 * (y[p < c]).sum() + (1 - y[p >= c]).sum()) / len(y)  # noqa: E731
@@ -289,13 +275,13 @@ def test_use_finds_the_cheapest_cut_off(logistic: RiskModel, test_rows: pl.DataF
     assert row["flagging none"] == pytest.approx(20 * y.mean())
     assert row["cost per row"] < min(row["flagging none"], row["flagging all"])
     overrides = found.table("overrides").filter(pl.col("head") == "default")
-    assert overrides["rows"].sum() == test_rows.height
+    assert overrides["rows"].sum() == later.height
 
 
 def test_an_adversary_lowers_scores_by_allowed_changes_only(
-    logistic: RiskModel, test_rows: pl.DataFrame
+    logistic: RiskModel, later: pl.DataFrame
 ) -> None:
-    found = robustness(logistic, test_rows).table("adversary")
+    found = robustness(logistic, later).table("adversary")
     shares = found.filter(pl.col("head") == "default")["share that escapes"].to_list()
     assert len(shares) == 3
     assert shares == sorted(shares)
@@ -330,21 +316,19 @@ def test_the_files_hold_all_sections(written: Path) -> None:
     assert "http://" not in page.replace("http://www.w3.org", "")
 
 
-def test_a_section_of_ones_own(logistic: RiskModel, test_rows: pl.DataFrame) -> None:
+def test_a_section_of_ones_own(logistic: RiskModel, later: pl.DataFrame) -> None:
     @section("size", "Size", "Is it large enough?")
     def size(evidence: Evidence) -> Result:
         return Result([Finding("", "rows", Verdict.WATCH, float(evidence.rows.frame.height))])
 
-    report = validate_model(logistic, test_rows, sections=[size])
+    report = validate_model(logistic, later, sections=[size])
     assert report.verdict is Verdict.WATCH
     assert "Is it large enough?" in report.to_html()
-    assert size(logistic, test_rows).verdict is Verdict.WATCH
+    assert size(logistic, later).verdict is Verdict.WATCH
 
 
-def test_text_of_the_data_cannot_break_the_page(
-    logistic: RiskModel, test_rows: pl.DataFrame
-) -> None:
-    odd = test_rows.with_columns(
+def test_text_of_the_data_cannot_break_the_page(logistic: RiskModel, later: pl.DataFrame) -> None:
+    odd = later.with_columns(
         gender=pl.when(pl.col("gender") == "F")
         .then(pl.lit("<script>x()</script>"))
         .otherwise("gender")
@@ -370,6 +354,28 @@ def test_the_command_line(
     record = json.loads((tmp_path / "r" / "validation.json").read_text())
     bounds = [f["bound"] for f in record["sections"]["data"]["findings"]]
     assert any("set by the user" in bound for bound in bounds)
+
+
+def test_refused_rows_are_reported_with_a_part_and_do_not_move_the_split(
+    run: Callable[..., Any], model_folder: Path, portfolio_file: Path, tmp_path: Path
+) -> None:
+    whole = pl.read_parquet(portfolio_file)
+    broken = whole.with_columns(
+        acc_age=pl.when(pl.int_range(pl.len()) < 40).then(3).otherwise("acc_age").cast(pl.Int64)
+    )
+    broken.write_parquet(tmp_path / "broken.parquet")
+    few = tmp_path / "few.yaml"
+    few.write_text("explained_rows: 5")
+    arguments = ["--model", model_folder, "--data", tmp_path / "broken.parquet", "--config", few]
+    done = run("validate", *arguments, "--part", "test", "--out", tmp_path / "r")
+    assert done.code == 0, done.err
+    record = json.loads((tmp_path / "r" / "validation.json").read_text())
+    assert record["sections"]["data"]["tables"]["refused"] == [
+        {"rule": "acc_age: below 18", "rows": 40}
+    ]
+    schema = RiskModel.load(model_folder).schema
+    assert schema is not None
+    assert record["rows"] == schema.split(schema.check(broken).good).test.height
 
 
 @pytest.mark.parametrize(
@@ -413,10 +419,10 @@ def test_mistakes_are_named_before_the_work(
     ],
 )
 def test_names_in_settings_are_checked_first(
-    logistic: RiskModel, test_rows: pl.DataFrame, settings: Settings, message: str
+    logistic: RiskModel, later: pl.DataFrame, settings: Settings, message: str
 ) -> None:
     with pytest.raises(ValueError, match=message):
-        Evidence(logistic, test_rows, settings=settings)
+        Evidence(logistic, later, settings=settings)
 
 
 def test_a_model_without_a_schema_is_refused(cards: pl.DataFrame) -> None:

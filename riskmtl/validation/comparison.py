@@ -10,7 +10,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from functools import partial
 from statistics import NormalDist
 from typing import Any
 
@@ -18,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from riskmtl.errors import unknown_name
+from riskmtl.validation.curves import FIGURES
 
 Array = NDArray[np.float64]
 
@@ -406,18 +406,6 @@ def _binned(events: Array, non_events: Array) -> tuple[NDArray[np.intp], NDArray
     return event_bins, non_event_bins, last + 1
 
 
-def _average_precision(caught: Array, false_alarms: Array) -> float:
-    gained = np.diff(caught)
-    # A bin without events adds nothing, and where nothing is flagged precision is not defined.
-    up = gained > 0
-    reached, wrong = caught[1:][up], false_alarms[1:][up]
-    return float(gained[up] @ (reached / (reached + wrong)) / caught[-1])
-
-
-def _recall(caught: Array, false_alarms: Array, *, fpr: float) -> float:
-    return float(np.interp(fpr, false_alarms / false_alarms[-1], caught / caught[-1]))
-
-
 def _squared_error(outcome: int, probabilities: Array) -> Array:
     return (probabilities - outcome) ** 2
 
@@ -428,10 +416,9 @@ def _negative_log_likelihood(outcome: int, probabilities: Array) -> Array:
     return -np.log(clipped) if outcome else -np.log1p(-clipped)
 
 
-_CURVE_METRICS: Mapping[str, Callable[[Array, Array], float]] = {
-    "average_precision": _average_precision,
-    "recall_at_1pct_fpr": partial(_recall, fpr=0.01),
-    "recall_at_5pct_fpr": partial(_recall, fpr=0.05),
+_CURVE_METRICS = {
+    name: FIGURES[name]
+    for name in ("average_precision", "recall_at_1pct_fpr", "recall_at_5pct_fpr")
 }
 _ROW_LOSSES: Mapping[str, Callable[[int, Array], Array]] = {
     "brier": _squared_error,

@@ -79,12 +79,13 @@ class Criterion:
         return Finding(head, what, verdict, value, low, high, str(self))
 
     def __str__(self) -> str:
-        bounds = [f"watch {self.worse} {self.watch:g}"]
-        if math.isfinite(self.fail) and self.fail != self.watch:
-            bounds.append(f"fail {self.worse} {self.fail:g}")
+        bounds = {"watch": self.watch, "fail": self.fail}
         if self.fail == self.watch:
-            bounds = [f"fail {self.worse} {self.fail:g}"]
-        return f"{', '.join(bounds)} ({self.source})"
+            del bounds["watch"]
+        said = [
+            f"{n} {self.worse} {bound:g}" for n, bound in bounds.items() if math.isfinite(bound)
+        ]
+        return f"{', '.join(said)} ({self.source})"
 
 
 @lru_cache(maxsize=1)

@@ -13,8 +13,7 @@ import polars as pl
 from numpy.typing import NDArray
 
 from riskmtl.errors import unknown_name
-
-Array = NDArray[np.float64]
+from riskmtl.validation.observed import Array, seen_rows
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +83,7 @@ class Ranking:
         ValueError
             If fewer than two events or two non-events are observed, or a score is NaN.
         """
-        y, s, kept = _observed(labels, scores, clusters)
+        y, s, kept = _both_classes(labels, scores, clusters)
         order = np.argsort(-s, kind="stable")
         new = np.concatenate([[True], np.diff(s[order]) != 0])
         place = np.empty(len(s), dtype=np.int64)
@@ -187,7 +186,7 @@ def auc_interval(
     """
     from scipy.stats import rankdata
 
-    y, s, kept = _observed(labels, scores, clusters)
+    y, s, kept = _both_classes(labels, scores, clusters)
     is_event = y == 1
     events, non_events = int(is_event.sum()), int((~is_event).sum())
     ranks = rankdata(s)
@@ -256,18 +255,18 @@ def bootstrap_intervals(
     if draws < 1:
         raise ValueError(f"draws is {draws}: ask for at least one")
     for metric in metrics:
-        if metric not in _FIGURES:
-            raise ValueError(unknown_name("metric", metric, _FIGURES))
+        if metric not in FIGURES:
+            raise ValueError(unknown_name("metric", metric, FIGURES))
     stretch, count = _stretches(ranking)
     generator = np.random.default_rng(seed)
     found = np.empty((draws, len(metrics)))
     drawn = _rows_drawn if ranking.clusters is None else _customers_drawn
     for draw, (caught, alarms) in enumerate(drawn(ranking, stretch, count, draws, generator)):
         has_both = caught[-1] > 0 and alarms[-1] > 0
-        found[draw] = [_FIGURES[m](caught, alarms) if has_both else math.nan for m in metrics]
+        found[draw] = [FIGURES[m](caught, alarms) if has_both else math.nan for m in metrics]
     low = np.quantile(np.nan_to_num(found, nan=0.0), (1 - level) / 2, axis=0)
     high = np.quantile(np.nan_to_num(found, nan=1.0), (1 + level) / 2, axis=0)
-    figures = [_FIGURES[metric](ranking.caught, ranking.false_alarms) for metric in metrics]
+    figures = [FIGURES[metric](ranking.caught, ranking.false_alarms) for metric in metrics]
     return {
         metric: Interval(*(float(end) for end in ends))
         for metric, *ends in zip(metrics, figures, low, high, strict=True)
@@ -340,25 +339,18 @@ def gains_by_decile(ranking: Ranking) -> pl.DataFrame:
 # --- Rows and curves ------------------------------------------------------------------------------
 
 
-def _observed(
+def _both_classes(
     labels: NDArray[Any], scores: NDArray[Any], clusters: NDArray[np.int64] | None
 ) -> tuple[Array, Array, NDArray[np.bool_]]:
-    y, s = np.asarray(labels, dtype=np.float64), np.asarray(scores, dtype=np.float64)
-    if y.ndim != 1 or y.shape != s.shape:
-        raise ValueError(f"labels have shape {y.shape} and scores {s.shape}: give (rows,) of each")
-    if clusters is not None and len(clusters) != len(y):
-        raise ValueError(f"{len(clusters)} clusters for {len(y)} rows: give a customer per row")
-    kept = ~np.isnan(y)
-    y, s = y[kept], s[kept]
-    if not ((y == 0) | (y == 1)).all():
-        raise ValueError("labels must be 0, 1, or NaN for not observed")
-    if min((y == 1).sum(), (y == 0).sum()) < 2:
+    y, s, kept = seen_rows(labels, scores)
+    if clusters is not None and len(clusters) != len(kept):
+        raise ValueError(f"{len(clusters)} clusters for {len(kept)} rows: give a customer per row")
+    events, non_events = int((y == 1).sum()), int((y == 0).sum())
+    if min(events, non_events) < 2:
         raise ValueError(
-            f"labels show {int((y == 1).sum())} events and {int((y == 0).sum())} non-events: both "
-            "classes must be observed, with at least two rows of each"
+            f"labels show {events} events and {non_events} non-events: both classes must be "
+            "observed, with at least two rows of each"
         )
-    if np.isnan(s).any():
-        raise ValueError("a score is NaN where the label is observed: score every such row")
     return y, s, kept
 
 
@@ -381,7 +373,8 @@ def _capture(caught: Array, alarms: Array, budget: float) -> float:
     return float(np.interp(budget * flagged[-1], flagged, caught / caught[-1]))
 
 
-_FIGURES: Mapping[str, Callable[[Array, Array], float]] = {
+# Of cumulative events and non-events, nought in front.
+FIGURES: Mapping[str, Callable[[Array, Array], float]] = {
     "ks": _ks,
     "average_precision": _average_precision,
     "recall_at_1pct_fpr": lambda caught, alarms: _recall(caught, alarms, 0.01),

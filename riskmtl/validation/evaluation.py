@@ -12,6 +12,7 @@ from riskmtl.columns import DataError
 from riskmtl.frames import as_frame
 from riskmtl.metrics import evaluate
 from riskmtl.model import RiskModel
+from riskmtl.validation.evidence import Rows, beside
 
 
 def evaluate_model(model: RiskModel, table: Any) -> pl.DataFrame:
@@ -39,12 +40,8 @@ def evaluate_model(model: RiskModel, table: Any) -> pl.DataFrame:
     if model.schema is None:
         raise DataError("the model has no schema, so its labels cannot be found in a table")
     frame = as_frame(table)
-    labels = model.schema.labels(frame).select(model.tasks).cast(pl.Float64)
-    observed = labels.fill_null(float("nan")).to_numpy()
-    weights = model.schema.weights(frame)
-    contenders = {model.kind: model, **model.parts()}
-    if model.challenger is not None:
-        contenders[model.challenger.kind] = model.challenger
+    observed, weights = Rows(model, frame).labels, model.schema.weights(frame)
+    contenders = {model.kind: model, **beside(model)}
     tables = []
     for kind, contender in contenders.items():
         scores = contender.probabilities(contender.encode(frame))

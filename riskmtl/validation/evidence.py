@@ -16,11 +16,13 @@ from riskmtl.errors import unknown_name
 from riskmtl.frames import as_frame
 from riskmtl.model import RiskModel
 from riskmtl.schema import Checked, DataSchema
+from riskmtl.validation.comparison import auc_difference, bootstrap_differences, holm
 from riskmtl.validation.criteria import Criterion
 from riskmtl.validation.result import Finding, Result, Verdict
 from riskmtl.validation.settings import Settings
 
 Array = NDArray[np.float64]
+_DRAWS = 200
 
 
 class Rows:
@@ -67,13 +69,20 @@ class Rows:
         """
         A number per customer, if several rows of the table have the same customer.
 
-        The customer is the key column that repeats; the last, if several do.
+        The customer is the key column that repeats; the first, if several do.
         """
-        for column in reversed(self.schema.with_role("key")):
+        for column in self.schema.with_role("key"):
             codes = self.frame[column.name].rank("dense").cast(pl.Int64).to_numpy() - 1
             if codes.max() + 1 < len(codes):
                 return np.asarray(codes)
         return None
+
+
+def beside(model: RiskModel) -> dict[str, RiskModel]:
+    """The parts of a blend, or the challenger that a model keeps, by kind."""
+    if model.is_blend:
+        return model.parts()
+    return {} if model.challenger is None else {model.challenger.kind: model.challenger}
 
 
 @dataclass(eq=False)
@@ -105,6 +114,7 @@ class Evidence:
     reference: Any = None
     challengers: Mapping[str, Any] = field(default_factory=dict)
     settings: Settings = field(default_factory=Settings)
+    _compared: dict[str, pl.DataFrame] = field(default_factory=dict, init=False, repr=False)
 
     def __post_init__(self) -> None:
         self.model = getattr(self.model, "model_", self.model)
@@ -167,17 +177,48 @@ class Evidence:
     @cached_property
     def contenders(self) -> dict[str, Array]:
         """Probabilities of the model's parts and of all challengers, by name, itself left out."""
-        models: dict[str, RiskModel] = {}
-        if self.model.is_blend:
-            models |= self.model.parts()
-        elif self.model.challenger is not None:
-            models[self.model.challenger.kind] = self.model.challenger
         given = {name: getattr(m, "model_", m) for name, m in self.challengers.items()}
         found = {}
-        for name, other in {**models, **given}.items():
+        for name, other in {**beside(self.model), **given}.items():
             columns = [other.tasks.index(task) for task in self.tasks]
             found[name] = other.probabilities(other.encode(self.rows.frame))[:, columns]
         return found
+
+    def compared(self, name: str) -> pl.DataFrame:
+        """
+        The model less a contender on the same rows.
+
+        Parameters
+        ----------
+        name : str
+            Of ``contenders``.
+
+        Returns
+        -------
+        polars.DataFrame
+            A line per metric and head that has events enough; p-values adjusted for the heads.
+        """
+        if name not in self._compared:
+            self._compared[name] = self._compare(name)
+        return self._compared[name]
+
+    def _compare(self, name: str) -> pl.DataFrame:
+        lines = []
+        for position, task in enumerate(self.tasks):
+            if self.has_enough(task):
+                pair = *self.of(task), self.contenders[name][:, position]
+                found = [
+                    auc_difference(*pair),
+                    *bootstrap_differences(*pair, draws=_DRAWS, seed=self.settings.seed),
+                ]
+                lines += [{"head": task, "challenger": name, **f.to_dict()} for f in found]
+        if not lines:
+            return pl.DataFrame(schema=dict.fromkeys(("head", "challenger", "metric"), pl.String))
+        table = pl.DataFrame(lines).rename({"first": "model", "second": "theirs"})
+        return pl.concat(
+            part.with_columns(pl.Series("adjusted p", holm(part["p_value"].to_list())))
+            for _, part in table.group_by("metric", maintain_order=True)
+        )
 
     def of(self, task: str) -> tuple[Array, Array]:
         """Labels and probabilities of a head, ``(rows,)`` each."""

@@ -11,8 +11,9 @@ from numpy.typing import NDArray
 
 from riskmtl.errors import unknown_name
 from riskmtl.metrics import roc_auc
+from riskmtl.validation.observed import Array, log_odds, seen_rows
+from riskmtl.validation.reliability import observed_over_expected
 
-Array = NDArray[np.float64]
 _Z = 1.959963984540054
 
 
@@ -68,7 +69,10 @@ def group_rates(
                 "events": int(events.sum()),
                 **_named("flagged", wilson(int(flagged.sum()), len(flagged))),
                 "mean_probability": float(scores.mean()),
-                **_named("events_over_expected", _ratio(int(events.sum()), scores[seen].sum())),
+                **_named(
+                    "events_over_expected",
+                    observed_over_expected(int(events.sum()), float(scores[seen].sum())),
+                ),
                 "auc": roc_auc(of_group, scores),
                 **_named("recall", wilson(int((flagged & events).sum()), int(events.sum()))),
                 **_named(
@@ -177,7 +181,7 @@ def _gaps(
     ]
     return {
         **_named("impact_ratio", ratio_of_shares(passed[0], sizes[0], passed[1], sizes[1])),
-        **_named("smd", _mean_gap(_logit(p[ours]), _logit(p[theirs]))),
+        **_named("smd", _mean_gap(log_odds(p[ours]), log_odds(p[theirs]))),
         **_named("recall_gap", _newcombe(*recalls)),
         **_named("false_alarm_ratio", ratio_of_shares(alarms[0], clear[0], alarms[1], clear[1])),
     }
@@ -205,16 +209,6 @@ def _mean_gap(ours: Array, theirs: Array) -> tuple[float, float, float]:
     return gap, gap - reach, gap + reach
 
 
-def _ratio(events: int, expected: float) -> tuple[float, float, float]:
-    from scipy.stats import chi2
-
-    if not expected > 0:
-        return math.nan, math.nan, math.nan
-    low = chi2.ppf(0.025, 2 * events) / 2 if events else 0.0
-    high = chi2.ppf(0.975, 2 * events + 2) / 2
-    return float(events / expected), float(low / expected), float(high / expected)
-
-
 def _named(name: str, ends: tuple[float, float, float]) -> dict[str, float]:
     return dict(zip((name, f"{name}_low", f"{name}_high"), ends, strict=True))
 
@@ -227,8 +221,8 @@ def _read(
         raise ValueError(
             f"{len(y)} labels, {len(p)} probabilities and {len(groups)} groups: give one per row"
         )
-    if not (np.isnan(y) | (y == 0) | (y == 1)).all():
-        raise ValueError("labels must be 0, 1 or NaN for not observed")
+    seen_rows(y, p)
+    # Rows without an outcome are flagged or not like others.
     if not ((p >= 0) & (p <= 1)).all():
         raise ValueError("probabilities must be numbers from 0 to 1")
     # A column may be called "count", which the counting of values keeps for itself.
@@ -238,9 +232,3 @@ def _read(
 def _by_size(names: pl.Series) -> list[str]:
     counts = names.value_counts().sort("count", names.name, descending=[True, False])
     return [str(name) for name in counts[names.name]]
-
-
-def _logit(p: Array) -> Array:
-    tiny = np.finfo(np.float64).eps
-    clipped = np.clip(p, tiny, 1 - tiny)
-    return np.asarray(np.log(clipped) - np.log1p(-clipped))

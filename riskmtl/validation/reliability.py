@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -10,7 +11,8 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-Array = NDArray[np.float64]
+from riskmtl.model import sigmoid
+from riskmtl.validation.observed import Array, log_odds, seen_rows
 
 MASTER_SCALE = (0.001, 0.0025, 0.005, 0.0075, 0.0125, 0.02, 0.035, 0.06, 0.12, 0.25, 1.0)
 _NORMAL_95 = 1.959963984540054
@@ -161,6 +163,26 @@ def reliability_curve(
     )
 
 
+def observed_over_expected(events: int, expected: float) -> tuple[float, float, float]:
+    """
+    Ratio of events to expected ones with its exact 95 % Poisson interval (Garwood 1936).
+
+    NaN where none are expected.
+
+    Examples
+    --------
+    >>> tuple(round(end, 3) for end in observed_over_expected(10, 5.0))
+    (2.0, 0.959, 3.678)
+    """
+    from scipy.stats import chi2
+
+    if not expected > 0:
+        return math.nan, math.nan, math.nan
+    low = chi2.ppf(0.025, 2 * events) / 2 if events else 0.0
+    high = chi2.ppf(0.975, 2 * events + 2) / 2
+    return events / expected, float(low / expected), float(high / expected)
+
+
 def calibration_line(labels: NDArray[Any], probabilities: NDArray[Any]) -> CalibrationLine:
     """
     Intercept and slope of a logistic recalibration, and observed over expected events.
@@ -184,10 +206,8 @@ def calibration_line(labels: NDArray[Any], probabilities: NDArray[Any]) -> Calib
     >>> line.ratio, abs(round(line.intercept, 6))
     (1.0, 0.0)
     """
-    from scipy.stats import chi2
-
     y, p = _observed(labels, probabilities)
-    margin = _logit(p)
+    margin = log_odds(p)
     intercept = intercept_error = slope = slope_error = np.array([np.nan])
     has_both = 0 < y.sum() < len(y)
     if has_both:
@@ -195,15 +215,10 @@ def calibration_line(labels: NDArray[Any], probabilities: NDArray[Any]) -> Calib
     if has_both and np.ptp(margin) > 0:
         both, errors = _fit(np.column_stack([np.ones(len(y)), margin]), y)
         slope, slope_error = both[1:], errors[1:]
-    events, expected = float(y.sum()), float(p.sum()) or float("nan")
-    low = chi2.ppf(0.025, 2 * events) / 2 if events else 0.0
-    high = chi2.ppf(0.975, 2 * events + 2) / 2
     return CalibrationLine(
         *_ends(intercept[0], intercept_error[0]),
         *_ends(slope[0], slope_error[0]),
-        events / expected,
-        float(low / expected),
-        float(high / expected),
+        *observed_over_expected(int(y.sum()), float(p.sum())),
     )
 
 
@@ -231,12 +246,12 @@ def calibration_index(
     metrics, Statistics in Medicine 38, 4051–4065.
     """
     y, p = _observed(labels, probabilities)
-    margin = _logit(p)
+    margin = log_odds(p)
     places = np.unique(np.quantile(margin, np.linspace(0.05, 0.95, knots)))
     design = np.column_stack([np.ones(len(y)), natural_spline(margin, places)])
     kept = np.concatenate([[True], np.ptp(design[:, 1:], axis=0) > 0])
     beta, _ = _fit(design[:, kept], y)
-    gaps = np.abs(_expit(design[:, kept] @ beta) - p)
+    gaps = np.abs(sigmoid(design[:, kept] @ beta) - p)
     e50, e90 = np.quantile(gaps, [0.5, 0.9])
     return CalibrationIndex(float(gaps.mean()), float(e50), float(e90), float(gaps.max()))
 
@@ -278,14 +293,18 @@ def spiegelhalter(labels: NDArray[Any], probabilities: NDArray[Any]) -> Statisti
     Returns
     -------
     Statistic
-        z, and its two-sided normal p-value (Spiegelhalter 1986, Statistics in Medicine 5).
+        z, and its two-sided normal p-value (Spiegelhalter 1986, Statistics in Medicine 5);
+        infinite where all probabilities are certain and one is wrong.
     """
     from scipy.stats import norm
 
     y, p = _observed(labels, probabilities)
     variance = float(((1 - 2 * p) ** 2 * p * (1 - p)).sum())
-    z = float(((y - p) * (1 - 2 * p)).sum()) / np.sqrt(variance) if variance else 0.0
-    return Statistic(float(z), float(2 * norm.sf(abs(z))))
+    apart = float(((y - p) * (1 - 2 * p)).sum())
+    if variance == 0:
+        return Statistic(math.inf, 0.0) if apart else Statistic(0.0, 1.0)
+    z = apart / math.sqrt(variance)
+    return Statistic(z, float(2 * norm.sf(abs(z))))
 
 
 def hosmer_lemeshow(
@@ -430,30 +449,10 @@ def herfindahl(shares: NDArray[Any]) -> float:
 
 
 def _observed(labels: NDArray[Any], probabilities: NDArray[Any]) -> tuple[Array, Array]:
-    y, p = np.asarray(labels, dtype=np.float64), np.asarray(probabilities, dtype=np.float64)
-    if y.ndim != 1 or y.shape != p.shape:
-        raise ValueError(
-            f"labels have shape {y.shape} and probabilities {p.shape}: give (rows,) of each"
-        )
-    kept = ~np.isnan(y)
-    y, p = y[kept], p[kept]
+    y, p, _ = seen_rows(labels, probabilities, probabilities=True)
     if not len(y):
         raise ValueError("no label is observed")
-    if not ((y == 0) | (y == 1)).all():
-        raise ValueError("labels must be 0, 1, or NaN for not observed")
-    if not ((p >= 0) & (p <= 1)).all():
-        raise ValueError("probabilities must lie between 0 and 1")
     return y, p
-
-
-def _logit(p: Array) -> Array:
-    tiny = np.finfo(np.float64).eps
-    clipped = np.clip(p, tiny, 1 - tiny)
-    return np.asarray(np.log(clipped) - np.log1p(-clipped))
-
-
-def _expit(margin: Array) -> Array:
-    return np.asarray(1 / (1 + np.exp(-np.clip(margin, -700, 700))))
 
 
 def _fit(design: Array, y: Array, *, offset: Array | None = None) -> tuple[Array, Array]:
@@ -464,7 +463,7 @@ def _fit(design: Array, y: Array, *, offset: Array | None = None) -> tuple[Array
     place, loss = np.zeros(basis.shape[1]), _deviance(y, moved)
     information = np.eye(len(place))
     for _ in range(100):
-        p = _expit(basis @ place + moved)
+        p = sigmoid(basis @ place + moved)
         information = (basis * (p * (1 - p))[:, None]).T @ basis
         step = np.linalg.lstsq(information, basis.T @ (y - p), rcond=None)[0]
         size = 1.0

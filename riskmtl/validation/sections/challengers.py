@@ -5,7 +5,6 @@ from __future__ import annotations
 import numpy as np
 import polars as pl
 
-from riskmtl.validation.comparison import auc_difference, bootstrap_differences, holm
 from riskmtl.validation.evidence import Evidence, section
 from riskmtl.validation.figure import Dots, dots
 from riskmtl.validation.result import Finding, Result, Table, Verdict
@@ -17,14 +16,14 @@ def challengers(evidence: Evidence) -> Result:
     if not evidence.contenders:
         note = "No challenger: train with one, or give models of the same tasks."
         return Result([Finding("", "challengers", Verdict.NOT_EXAMINED)], notes=[note])
-    compared = compare(evidence, list(evidence.contenders))
+    compared = pl.concat(map(evidence.compared, evidence.contenders), how="diagonal")
     findings: list[Finding] = []
     for task in evidence.tasks:
         of_head = compared.filter((pl.col("head") == task) & (pl.col("metric") == "roc_auc"))
         if of_head.is_empty():
             findings.append(evidence.too_few(task, "lead of the best challenger"))
             continue
-        best = of_head.sort("estimate").row(0, named=True)
+        best = of_head.sort("high").row(0, named=True)  # most surely ahead of the model
         findings.append(
             evidence.criteria["challenger_lead"].judge(
                 task,
@@ -34,6 +33,7 @@ def challengers(evidence: Evidence) -> Result:
                 -best["low"],
             )
         )
+    swaps = [_swapped(evidence, t, name) for t in evidence.tasks for name in evidence.contenders]
     tables = [
         Table(
             "challengers",
@@ -45,55 +45,13 @@ def challengers(evidence: Evidence) -> Result:
         Table(
             "swaps",
             "Swap sets at the alert budget",
-            pl.DataFrame([_swapped(evidence, t, n) for t in evidence.tasks for n in
-                          evidence.contenders]),
+            pl.DataFrame(swaps),
             "Rows that one flags and the other does not, and how many of those observed had the "
             "event.",
         ),
-    ]  # fmt: skip
-    return Result(findings, tables, [gaps_picture(compared, "challengers")] if compared.height
-                  else [])  # fmt: skip
-
-
-def compare(evidence: Evidence, names: list[str]) -> pl.DataFrame:
-    """
-    Compare the model with some contenders, head by head.
-
-    Parameters
-    ----------
-    evidence : Evidence
-    names : list of str
-        Some of ``evidence.contenders``.
-
-    Returns
-    -------
-    polars.DataFrame
-        A line per head, challenger and metric.
-    """
-    lines = []
-    for name in names:
-        for position, task in enumerate(evidence.tasks):
-            if not evidence.has_enough(task):
-                continue
-            labels, ours = evidence.of(task)
-            theirs = evidence.contenders[name][:, position]
-            found = [
-                auc_difference(labels, ours, theirs),
-                *bootstrap_differences(
-                    labels, ours, theirs, draws=200, seed=evidence.settings.seed
-                ),
-            ]
-            lines += [{"head": task, "challenger": name, **f.to_dict()} for f in found]
-    if not lines:
-        return pl.DataFrame(
-            schema={"head": pl.String, "challenger": pl.String, "metric": pl.String}
-        )
-    table = pl.DataFrame(lines).rename({"first": "model", "second": "theirs"})
-    adjusted = [
-        part.with_columns(pl.Series("adjusted p", holm(part["p_value"].to_list())))
-        for _, part in table.group_by("challenger", "metric", maintain_order=True)
     ]
-    return pl.concat(adjusted)
+    figures = [gaps_picture(compared, "challengers")] if compared.height else []
+    return Result(findings, tables, figures)
 
 
 def gaps_picture(compared: pl.DataFrame, key: str) -> str:

@@ -103,7 +103,7 @@ def _probed(evidence: Evidence, task: str) -> pl.DataFrame:
     seen = ~np.isnan(labels)
     y, x = labels[seen], evidence.rows.encoded[seen]
     inputs = evidence.schema.inputs(evidence.rows.frame).filter(pl.Series(seen))
-    lines_: list[tuple[str, str, str, float, float, float]] = []
+    rows_found: list[tuple[str, str, str, float, float, float]] = []
     for position, column in enumerate(evidence.model.encoder.columns_):
         values = x[:, position].astype(np.float64)
         if column.is_categorical:
@@ -118,8 +118,8 @@ def _probed(evidence: Evidence, task: str) -> pl.DataFrame:
                 if found.estimate < 0.5:
                     found = auc_interval(y, -score)
                 row = (found.estimate, found.low, found.high)
-                lines_.append((task, column.name, by, *row))
-    return pl.DataFrame(lines_, schema=shape, orient="row").sort("auc", descending=True)
+                rows_found.append((task, column.name, by, *row))
+    return pl.DataFrame(rows_found, schema=shape, orient="row").sort("auc", descending=True)
 
 
 def _codes(values: pl.Series) -> NDArray[np.int64]:

@@ -96,33 +96,26 @@ def _against_training(evidence: Evidence, task: str) -> list[Finding]:
 
 
 def _curves(task: str, ranking: Ranking) -> list[str]:
-    curve = gains(ranking)
     numbers = f"AUC {ranking.auc:.3f}, KS {ranking.ks:.3f}, AP {ranking.average_precision:.3f}"
-    roc = lines(
-        [Line("model", curve["fpr"].to_numpy(), curve["recall"].to_numpy())],
-        key=f"roc-{task}",
-        title=f"{task}: ROC",
-        alt=f"ROC curve of {task}: {numbers}.",
-        x_label="share of non-events flagged",
-        y_label="share of events caught",
-        x_range=(0, 1),
-        y_range=(0, 1),
-        diagonal=True,
-        percent_x=True,
-        percent_y=True,
+    early = f"{ranking.capture(0.05):.0%} in the first 5 %"
+    curve = gains(ranking)
+    pictures = (
+        ("roc", "fpr", "ROC", "share of non-events flagged", numbers),
+        ("cap", "share", "gains", "share of rows flagged", early),
     )
-    cap = lines(
-        [Line("model", curve["share"].to_numpy(), curve["recall"].to_numpy())],
-        key=f"cap-{task}",
-        title=f"{task}: gains",
-        alt=f"Share of events of {task} caught by share of rows flagged; "
-        f"{ranking.capture(0.05):.0%} in the first 5 %.",
-        x_label="share of rows flagged",
-        y_label="share of events caught",
-        x_range=(0, 1),
-        y_range=(0, 1),
-        diagonal=True,
-        percent_x=True,
-        percent_y=True,
-    )
-    return [roc, cap]
+    return [
+        lines(
+            [Line("model", curve[column].to_numpy(), curve["recall"].to_numpy())],
+            key=f"{key}-{task}",
+            title=f"{task}: {title}",
+            alt=f"Share of events of {task} caught, by {x_label}: {words}.",
+            x_label=x_label,
+            y_label="share of events caught",
+            x_range=(0, 1),
+            y_range=(0, 1),
+            diagonal=True,
+            percent_x=True,
+            percent_y=True,
+        )
+        for key, column, title, x_label, words in pictures
+    ]

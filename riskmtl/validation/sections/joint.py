@@ -11,7 +11,7 @@ from riskmtl.explain.experts import gate_use
 from riskmtl.validation.evidence import Evidence, section
 from riskmtl.validation.figure import heatmap
 from riskmtl.validation.result import Finding, Result, Table, Verdict
-from riskmtl.validation.sections.challengers import compare, gaps_picture
+from riskmtl.validation.sections.challengers import gaps_picture
 
 SINGLE = "single_task"
 _GATED_ROWS = 20_000
@@ -23,7 +23,7 @@ def joint(evidence: Evidence) -> Result:
     findings: list[Finding] = []
     tables, figures, notes = [], [], []
     if SINGLE in evidence.contenders:
-        gains = compare(evidence, [SINGLE])
+        gains = evidence.compared(SINGLE)
         findings += [_transfer(evidence, task, gains) for task in evidence.tasks]
         tables.append(Table("joint_gain", "The model less one network per task", gains))
         figures += [gaps_picture(gains, "joint-gain")] if gains.height else []

@@ -9,6 +9,7 @@ from importlib.metadata import version
 import numpy as np
 import polars as pl
 
+from riskmtl.encoding import UNSEEN
 from riskmtl.validation.criteria import rules
 from riskmtl.validation.evidence import Evidence, section
 from riskmtl.validation.result import Finding, Result, Table
@@ -27,6 +28,8 @@ def limits(evidence: Evidence) -> Result:
                 f"{task}: {events} events, or their customers, are too few for any verdict."
             )
     notes += _immature(evidence)
+    if evidence.schema.with_role("weight"):
+        notes.append("Rows count alike here: the weights of the schema are not used.")
     outside = _outside(evidence)
     if outside.height:
         notes.append(
@@ -62,7 +65,7 @@ def _outside(evidence: Evidence) -> pl.DataFrame:
     for position, column in enumerate(evidence.model.encoder.columns_):
         now = evidence.rows.encoded[:, position]
         if column.is_categorical:
-            share = float((now == 0).mean())
+            share = float((now == UNSEEN).mean())
         elif reference is not None and not np.isnan(reference[:, position]).all():
             low, high = np.nanmin(reference[:, position]), np.nanmax(reference[:, position])
             share = float(((now < low) | (now > high)).mean())

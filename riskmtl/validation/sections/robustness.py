@@ -6,7 +6,7 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from riskmtl.encoding import MISSING
+from riskmtl.encoding import MISSING, UNSEEN
 from riskmtl.metrics import roc_auc
 from riskmtl.validation.curves import auc_interval
 from riskmtl.validation.evidence import Evidence, section
@@ -17,7 +17,6 @@ from riskmtl.validation.result import Finding, Result, Table
 _ROWS, _ATTACKED = 20_000, 500
 _NOISE = (0.0, 0.05, 0.1, 0.2, 0.4)
 _TRIED = 9
-_UNSEEN = 0
 _Encoded = NDArray[np.float32]
 
 
@@ -90,29 +89,27 @@ def _under_noise(
     numbers = [i for i, c in enumerate(evidence.model.encoder.columns_) if not c.is_categorical]
     spread = np.nan_to_num(np.nanstd(x[:, numbers].astype(np.float64), axis=0))
     drawn = generator.standard_normal((len(x), len(numbers)))
-    lines_ = []
+    rows_found = []
     for size in _NOISE:
         disturbed = x.copy()
         disturbed[:, numbers] += (size * spread * drawn).astype(np.float32)
         found = _aucs(evidence, disturbed, y)
-        lines_ += [(task, size, auc) for task, auc in zip(evidence.tasks, found, strict=True)]
-    return pl.DataFrame(lines_, schema=["head", "noise", "auc"], orient="row")
+        rows_found += [(task, size, auc) for task, auc in zip(evidence.tasks, found, strict=True)]
+    return pl.DataFrame(rows_found, schema=["head", "noise", "auc"], orient="row")
 
 
 def _without_columns(evidence: Evidence, x: _Encoded, y: NDArray[np.float64]) -> pl.DataFrame:
-    whole, lines_ = _aucs(evidence, x, y), []
+    whole, rows_found = _aucs(evidence, x, y), []
     for position, column in enumerate(evidence.model.encoder.columns_):
-        ways = (
-            {"missing": MISSING, "new": _UNSEEN} if column.is_categorical else {"missing": np.nan}
-        )
+        ways = {"missing": MISSING, "new": UNSEEN} if column.is_categorical else {"missing": np.nan}
         for how, value in ways.items():
             disturbed = x.copy()
             disturbed[:, position] = value
             for task, before, after in zip(
                 evidence.tasks, whole, _aucs(evidence, disturbed, y), strict=True
             ):
-                lines_.append((task, column.name, how, before - after))
-    return pl.DataFrame(lines_, schema=["head", "column", "how", "loss"], orient="row")
+                rows_found.append((task, column.name, how, before - after))
+    return pl.DataFrame(rows_found, schema=["head", "column", "how", "loss"], orient="row")
 
 
 def _attacks(evidence: Evidence) -> pl.DataFrame | None:
@@ -126,7 +123,7 @@ def _attacks(evidence: Evidence) -> pl.DataFrame | None:
     ]
     if not levers or background is None:
         return None
-    lines_ = []
+    rows_found = []
     for position, task in enumerate(evidence.tasks):
         labels, scores = evidence.of(task)
         cutoff = evidence.cutoff(task)
@@ -137,9 +134,9 @@ def _attacks(evidence: Evidence) -> pl.DataFrame | None:
         for step in range(1, min(3, len(levers)) + 1):
             x = _lowered(evidence, x, position, levers, background)
             escaped = float((evidence.model.probabilities(x)[:, position] < cutoff).mean())
-            lines_.append((task, len(caught), step, escaped))
+            rows_found.append((task, len(caught), step, escaped))
     shape = ["head", "caught events", "columns changed", "share that escapes"]
-    return pl.DataFrame(lines_, schema=shape, orient="row")
+    return pl.DataFrame(rows_found, schema=shape, orient="row")
 
 
 def _lowered(
@@ -180,7 +177,7 @@ def _segments(evidence: Evidence, task: str) -> pl.DataFrame:
     tree = DecisionTreeRegressor(max_leaf_nodes=8, min_samples_leaf=smallest, random_state=0)
     tree.fit(x[fitted], excess[fitted])
     leaves, paths = tree.apply(x[measured]), _paths(evidence, tree)
-    lines_ = []
+    rows_found = []
     for leaf in np.unique(leaves):
         rows = measured[leaves == leaf]
         events = int(labels[rows].sum())
@@ -188,13 +185,13 @@ def _segments(evidence: Evidence, task: str) -> pl.DataFrame:
             continue
         line = calibration_line(labels[rows], scores[rows])
         auc = auc_interval(labels[rows], scores[rows]).estimate
-        lines_.append((task, paths[leaf], len(rows), events, line.ratio, line.ratio_low,
+        rows_found.append((task, paths[leaf], len(rows), events, line.ratio, line.ratio_low,
                        line.ratio_high, auc))  # fmt: skip
     shape = {
         "head": pl.String, "segment": pl.String, "rows": pl.Int64, "events": pl.Int64,
         "ratio": pl.Float64, "low": pl.Float64, "high": pl.Float64, "auc": pl.Float64,
     }  # fmt: skip
-    return pl.DataFrame(lines_, schema=shape, orient="row")
+    return pl.DataFrame(rows_found, schema=shape, orient="row")
 
 
 def _paths(evidence: Evidence, tree: object) -> dict[int, str]:

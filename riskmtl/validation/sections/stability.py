@@ -75,14 +75,14 @@ def _reference(
 def _scores(
     evidence: Evidence, reference: NDArray[np.float64]
 ) -> tuple[list[Finding], pl.DataFrame]:
-    findings, lines_ = [], []
+    findings, rows_found = [], []
     for position, task in enumerate(evidence.tasks):
         found = stability_index(reference[:, position], evidence.rows.scores[:, position])
         shown = found.psi if found.p_value < _CERTAIN else 0.0
         findings.append(evidence.criteria["score_psi"].judge(task, "PSI of the score", shown))
-        lines_.append((task, found.psi, found.p_value, found.critical))
+        rows_found.append((task, found.psi, found.p_value, found.critical))
     shape = ["head", "psi", "p_value", "critical"]
-    return findings, pl.DataFrame(lines_, schema=shape, orient="row")
+    return findings, pl.DataFrame(rows_found, schema=shape, orient="row")
 
 
 def _told_apart(evidence: Evidence, encoded: NDArray[np.float32]) -> Table:
@@ -107,7 +107,7 @@ def _by_month(evidence: Evidence) -> pl.DataFrame | None:
     months = evidence.rows.months
     if months is None:
         return None
-    lines_ = []
+    rows_found = []
     names = months.to_numpy()
     for task in evidence.tasks:
         labels, scores = evidence.of(task)
@@ -118,7 +118,7 @@ def _by_month(evidence: Evidence) -> pl.DataFrame | None:
                 continue
             auc = auc_interval(labels[chosen], scores[chosen])
             expected = float(scores[chosen].sum())
-            lines_.append(
+            rows_found.append(
                 (task, month, rows, events, auc.estimate, auc.low, auc.high, events / expected)
             )
     shape = {
@@ -131,7 +131,7 @@ def _by_month(evidence: Evidence) -> pl.DataFrame | None:
         "high": pl.Float64,
         "events over expected": pl.Float64,
     }
-    return pl.DataFrame(lines_, schema=shape, orient="row")
+    return pl.DataFrame(rows_found, schema=shape, orient="row")
 
 
 def _picture(task: str, monthly: pl.DataFrame) -> str:

@@ -73,7 +73,7 @@ def _overrides(evidence: Evidence) -> pl.DataFrame:
     """Rows accepted against the score, and refused against it, with what became of them."""
     name = evidence.settings.decision
     accepted = evidence.rows.frame[name].cast(pl.Boolean).fill_null(False).to_numpy()
-    lines_ = []
+    rows_found = []
     for task in evidence.tasks:
         labels, scores = evidence.of(task)
         flagged = scores >= evidence.cutoff(task)
@@ -85,9 +85,9 @@ def _overrides(evidence: Evidence) -> pl.DataFrame:
         ):
             seen = rows & ~np.isnan(labels)
             rate = float(labels[seen].mean()) if seen.any() else None
-            lines_.append((task, what, int(rows.sum()), int(seen.sum()), rate))
+            rows_found.append((task, what, int(rows.sum()), int(seen.sum()), rate))
     shape = ["head", "decision", "rows", "observed", "rate of events"]
-    return pl.DataFrame(lines_, schema=shape, orient="row")
+    return pl.DataFrame(rows_found, schema=shape, orient="row")
 
 
 def _picture(task: str, curve: pl.DataFrame) -> str:
