@@ -11,11 +11,13 @@ from typing import Any
 import numpy as np
 import polars as pl
 import pytest
+from scipy.stats import norm
 
 from riskmtl import DataSchema, LogisticBaseline, MultiTaskClassifier, RiskModel, simulate_portfolio
 from riskmtl.schema import Split
 from riskmtl.validation import Evidence, Finding, Result, Settings, Verdict, load_settings, section
 from riskmtl.validation import validate as validate_model
+from riskmtl.validation.comparison import auc_difference
 from riskmtl.validation.sections import (
     SECTIONS,
     calibration,
@@ -161,6 +163,18 @@ def test_a_simpler_model_that_ranks_better_is_caught(
     assert _of(beaten, "default", "AUC of logistic").verdict in (Verdict.WATCH, Verdict.FAIL)
 
 
+def test_intervals_of_gaps_hold_for_all_heads_at_once(
+    logistic: RiskModel, later: pl.DataFrame, trained: MultiTaskClassifier
+) -> None:
+    evidence = Evidence(logistic, later, challengers={"network": trained})
+    row = evidence.compared("network").row(0, named=True)
+    labels, scores = evidence.of("default")
+    alone = auc_difference(labels, scores, evidence.contenders["network"][:, 0])
+    wider = norm.ppf(1 - 0.05 / 6) / norm.ppf(0.975)
+    assert row["high"] - row["low"] == pytest.approx(wider * (alone.high - alone.low))
+    assert evidence.compared("network") is evidence.compared("network")
+
+
 def test_an_unfair_proxy_is_caught_by_fairness(logistic: RiskModel, later: pl.DataFrame) -> None:
     settings = Settings(protected=("gender",), alert_budget={"default": 0.3})
     groups = later["gender"].drop_nulls().unique().sort()
@@ -248,6 +262,53 @@ def test_a_weak_segment_is_caught_by_robustness(logistic: RiskModel, later: pl.D
 
 
 # ---- other sections ------------------------------------------------------------------------------
+
+
+def test_segments_are_said_in_words(logistic: RiskModel, later: pl.DataFrame) -> None:
+    generator = np.random.default_rng(3)
+    hit = pl.Series(generator.random(later.height) < 0.5)
+    event = pl.lit(1, pl.Int8)
+    known = pl.col("default").is_not_null()
+    by_name = later.with_columns(
+        default=pl.when((pl.col("acc_channel") == "branch") & hit & known)
+        .then(event)
+        .otherwise("default")
+    )
+    finding = _of(robustness(logistic, by_name), "default", "where")
+    assert finding.verdict is Verdict.FAIL
+    assert "acc_channel in branch" in finding.what
+    by_gap = later.with_columns(
+        default=pl.when(pl.col("acc_income").is_null() & hit & known)
+        .then(event)
+        .otherwise("default"),
+        acc_income=pl.when(pl.Series(generator.random(later.height) < 0.9)).then("acc_income"),
+    ).with_columns(
+        default=pl.when(pl.col("acc_income").is_null() & hit & known)
+        .then(event)
+        .otherwise("default")
+    )
+    assert "acc_income missing" in _of(robustness(logistic, by_gap), "default", "where").what
+
+
+def test_a_column_that_all_hangs_on_is_watched(logistic: RiskModel, later: pl.DataFrame) -> None:
+    finding = _of(robustness(logistic, later), "default", "AUC lost")
+    assert finding.low < finding.value < finding.high
+    strict = Settings(bounds={"column_missing": {"watch": 0.0, "fail": 0.5}})
+    found = robustness(logistic, later, settings=strict)
+    assert _of(found, "default", "AUC lost").verdict is Verdict.WATCH
+
+
+def test_values_beyond_training_are_counted(logistic: RiskModel, later: pl.DataFrame) -> None:
+    odd = later.with_columns(
+        acc_limit=pl.when(pl.int_range(pl.len()) < 100).then(1e9).otherwise("acc_limit"),
+        acc_channel=pl.when(pl.int_range(pl.len()) < 50)
+        .then(pl.lit("kiosk"))
+        .otherwise("acc_channel"),
+    )
+    table = limits(logistic, odd).table("outside")
+    shares = dict(zip(table["column"], table["share of rows"], strict=True))
+    assert shares["acc_limit"] >= 100 / odd.height
+    assert shares["acc_channel"] == pytest.approx(50 / odd.height)
 
 
 def test_explanations_name_the_columns_of_the_law(logistic: RiskModel, later: pl.DataFrame) -> None:

@@ -196,7 +196,8 @@ class Evidence:
         Returns
         -------
         polars.DataFrame
-            A line per metric and head that has events enough; p-values adjusted for the heads.
+            A line per metric and head that has events enough. The intervals of AUC hold at 95 %
+            for all heads at once; p-values are adjusted for the heads.
         """
         if name not in self._compared:
             self._compared[name] = self._compare(name)
@@ -204,11 +205,14 @@ class Evidence:
 
     def _compare(self, name: str) -> pl.DataFrame:
         lines = []
+        tasks = [task for task in self.tasks if self.has_enough(task)]
+        # So that the intervals of all heads hold at once (Bonferroni).
+        level = 1 - 0.05 / max(1, len(tasks))
         for position, task in enumerate(self.tasks):
-            if self.has_enough(task):
+            if task in tasks:
                 pair = *self.of(task), self.contenders[name][:, position]
                 found = [
-                    auc_difference(*pair),
+                    auc_difference(*pair, level=level),
                     *bootstrap_differences(*pair, draws=_DRAWS, seed=self.settings.seed),
                 ]
                 lines += [{"head": task, "challenger": name, **f.to_dict()} for f in found]

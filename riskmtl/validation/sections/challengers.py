@@ -39,8 +39,9 @@ def challengers(evidence: Evidence) -> Result:
             "challengers",
             "The model less each challenger, on the same rows",
             compared,
-            "AUC by paired DeLong, the others by paired bootstrap; p adjusted for the heads of one "
-            "challenger by Holm. Of Brier and log-loss less is better.",
+            "AUC by paired DeLong, with intervals that hold for all heads at once; the others by "
+            "paired bootstrap. p adjusted for the heads of one challenger by Holm. Of Brier and "
+            "log-loss less is better.",
         ),
         Table(
             "swaps",

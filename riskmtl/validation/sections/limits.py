@@ -33,12 +33,15 @@ def limits(evidence: Evidence) -> Result:
     outside = _outside(evidence)
     if outside.height:
         notes.append(
-            f"{outside.height} columns hold numbers beyond those compared with, or new categories."
+            f"{outside.height} columns hold numbers beyond those of training, or new categories."
         )
     tables = [
-        Table("outside", "Values beyond those that the model keeps of its training", outside,
-              "Share of rows below or above the training rows given, or else the kept ones; for "
-              "categories, never seen in training."),
+        Table(
+            "outside",
+            "Values that training never saw",
+            outside,
+            "Share of rows below or above all training rows, or of a category not among them.",
+        ),
         Table("lineage", "Lineage", _lineage(evidence)),
         Table("rules", "Rules and guides, with their dates", pl.DataFrame(rules())),
     ]  # fmt: skip
@@ -60,17 +63,13 @@ def _immature(evidence: Evidence) -> list[str]:
 
 
 def _outside(evidence: Evidence) -> pl.DataFrame:
-    reference = evidence.trained.encoded if evidence.trained else evidence.model.background
     lines = []
     for position, column in enumerate(evidence.model.encoder.columns_):
         now = evidence.rows.encoded[:, position]
-        if column.is_categorical:
-            share = float((now == UNSEEN).mean())
-        elif reference is not None and not np.isnan(reference[:, position]).all():
-            low, high = np.nanmin(reference[:, position]), np.nanmax(reference[:, position])
-            share = float(((now < low) | (now > high)).mean())
-        else:
-            continue
+        outside = (
+            now == UNSEEN if column.is_categorical else (now < column.low) | (now > column.high)
+        )
+        share = float(outside.mean())
         if share > 0:
             lines.append(
                 (column.name, "new category" if column.is_categorical else "number", share)

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from riskmtl.encoding import MISSING, UNSEEN
+from riskmtl.encoding import FIRST_KNOWN, MISSING, UNSEEN, EncodedColumn
 from riskmtl.metrics import roc_auc
+from riskmtl.validation.comparison import auc_difference
 from riskmtl.validation.curves import auc_interval
 from riskmtl.validation.evidence import Evidence, section
 from riskmtl.validation.figure import Line, lines
@@ -31,17 +34,19 @@ def robustness(evidence: Evidence) -> Result:
     lost = _without_columns(evidence, x, y)
     segments = pl.concat([_segments(evidence, task) for task in tasks]) if tasks else pl.DataFrame()
     findings: list[Finding] = []
-    for task in evidence.tasks:
-        if task not in tasks:
+    for position, task in enumerate(evidence.tasks):
+        seen = np.nansum(y[:, position]), (y[:, position] == 0).sum()
+        if task not in tasks or min(seen) < evidence.settings.min_events:
             findings.append(evidence.too_few(task, "AUC lost without a column"))
-            continue
-        findings += _judged(evidence, task, lost, segments)
+        else:
+            findings.append(_largest_loss(evidence, task, lost, x, y[:, position]))
+        findings += _weakest(evidence, task, segments)
     tables = [
         Table("noise", "AUC under noise", noise, "Noise in standard deviations of each number."),
         Table("lost_columns", "AUC lost where a column is missing, or its categories new",
               lost.sort("loss", descending=True).group_by("head", maintain_order=True).head(8)),
         Table("segments", "Segments found by a tree on one half, measured on the other", segments,
-              "Leaves of a tree on the loss beyond what the probabilities expect."),
+              "Leaves of a tree on outcomes less probabilities."),
     ]  # fmt: skip
     attacked = _attacks(evidence)
     if attacked is not None:
@@ -57,25 +62,30 @@ def robustness(evidence: Evidence) -> Result:
     return Result(findings, tables, [_picture(noise, evidence.tasks)])
 
 
-def _judged(
-    evidence: Evidence, task: str, lost: pl.DataFrame, segments: pl.DataFrame
-) -> list[Finding]:
-    worst = lost.filter(pl.col("head") == task).sort("loss").row(-1, named=True)
-    findings = [
-        evidence.criteria["column_missing"].judge(
-            task, f"AUC lost with {worst['column']} {worst['how']}", worst["loss"]
-        )
+def _largest_loss(
+    evidence: Evidence, task: str, lost: pl.DataFrame, x: _Encoded, y: NDArray[np.float64]
+) -> Finding:
+    row = lost.filter(pl.col("head") == task).sort("loss").row(-1, named=True)
+    position = [c.name for c in evidence.model.encoder.columns_].index(row["column"])
+    disturbed = x.copy()
+    disturbed[:, position] = _ways(evidence, position)[row["how"]]
+    head = evidence.tasks.index(task)
+    scores = [evidence.model.probabilities(rows)[:, head] for rows in (x, disturbed)]
+    loss = auc_difference(y, scores[0], scores[1])
+    return evidence.criteria["column_missing"].judge(
+        task, f"AUC lost with {row['column']} {row['how']}", loss.estimate, loss.low, loss.high
+    )
+
+
+def _weakest(evidence: Evidence, task: str, segments: pl.DataFrame) -> list[Finding]:
+    """The segment that has most surely more events than expected, if any has events enough."""
+    if segments.is_empty() or task not in segments["head"]:
+        return []
+    row = segments.filter(pl.col("head") == task).sort("low").row(-1, named=True)
+    what = f"events over expected where {row['segment']}"
+    return [
+        evidence.criteria["weak_segment"].judge(task, what, row["ratio"], row["low"], row["high"])
     ]
-    of_head = segments.filter(pl.col("head") == task)
-    if of_head.height:
-        row = of_head.sort("low").row(-1, named=True)
-        findings.append(
-            evidence.criteria["weak_segment"].judge(
-                task, f"events over expected where {row['segment']}", row["ratio"], row["low"],
-                row["high"],
-            )
-        )  # fmt: skip
-    return findings
 
 
 def _aucs(evidence: Evidence, x: _Encoded, y: NDArray[np.float64]) -> list[float]:
@@ -101,8 +111,7 @@ def _under_noise(
 def _without_columns(evidence: Evidence, x: _Encoded, y: NDArray[np.float64]) -> pl.DataFrame:
     whole, rows_found = _aucs(evidence, x, y), []
     for position, column in enumerate(evidence.model.encoder.columns_):
-        ways = {"missing": MISSING, "new": UNSEEN} if column.is_categorical else {"missing": np.nan}
-        for how, value in ways.items():
+        for how, value in _ways(evidence, position).items():
             disturbed = x.copy()
             disturbed[:, position] = value
             for task, before, after in zip(
@@ -110,6 +119,13 @@ def _without_columns(evidence: Evidence, x: _Encoded, y: NDArray[np.float64]) ->
             ):
                 rows_found.append((task, column.name, how, before - after))
     return pl.DataFrame(rows_found, schema=["head", "column", "how", "loss"], orient="row")
+
+
+def _ways(evidence: Evidence, position: int) -> dict[str, float]:
+    """Codes of what can go wrong with a column."""
+    if evidence.model.encoder.columns_[position].is_categorical:
+        return {"missing": MISSING, "new": UNSEEN}
+    return {"missing": np.nan}
 
 
 def _attacks(evidence: Evidence) -> pl.DataFrame | None:
@@ -164,14 +180,14 @@ def _lowered(
 
 
 def _segments(evidence: Evidence, task: str) -> pl.DataFrame:
-    """Leaves of a small tree on the excess loss of one half, measured on the other half."""
+    """Leaves of a small tree on what the scores of one half miss, measured on the other half."""
     from sklearn.tree import DecisionTreeRegressor
 
     labels, scores = evidence.of(task)
     seen = np.flatnonzero(~np.isnan(labels))
     half = np.random.default_rng(evidence.settings.seed).permutation(seen)
     fitted, measured = half[: len(half) // 2], half[len(half) // 2 :]
-    x = np.nan_to_num(evidence.rows.encoded, nan=-1e6)
+    x = evidence.rows.encoded
     excess = labels - scores
     smallest = max(200, len(fitted) // 50)
     tree = DecisionTreeRegressor(max_leaf_nodes=8, min_samples_leaf=smallest, random_state=0)
@@ -194,21 +210,41 @@ def _segments(evidence: Evidence, task: str) -> pl.DataFrame:
     return pl.DataFrame(rows_found, schema=shape, orient="row")
 
 
-def _paths(evidence: Evidence, tree: object) -> dict[int, str]:
+def _paths(evidence: Evidence, tree: Any) -> dict[int, str]:
     """The conditions that lead to each leaf."""
-    nodes = tree.tree_  # type: ignore[attr-defined]
-    names = [column.name for column in evidence.model.encoder.columns_]
-    found, open_ = {}, [(0, "")]
+    nodes, found = tree.tree_, {}
+    columns = evidence.model.encoder.columns_
+    open_: list[tuple[int, dict[int, tuple[float, float, bool]]]] = [(0, {})]
     while open_:
         node, path = open_.pop()
-        if nodes.children_left[node] < 0:
-            found[node] = path or "all rows"
+        left, right = nodes.children_left[node], nodes.children_right[node]
+        if left < 0:
+            said = [_condition(columns[position], *ends) for position, ends in path.items()]
+            found[node] = ", ".join(said) or "all rows"
             continue
-        name, bound = names[nodes.feature[node]], nodes.threshold[node]
-        before = f"{path}, " if path else ""
-        open_.append((nodes.children_left[node], f"{before}{name} ≤ {bound:.4g}"))
-        open_.append((nodes.children_right[node], f"{before}{name} > {bound:.4g}"))
+        position, bound = int(nodes.feature[node]), float(nodes.threshold[node])
+        missing_left = bool(nodes.missing_go_to_left[node])
+        low, high, with_missing = path.get(position, (-np.inf, np.inf, True))
+        below = (low, min(high, bound), with_missing and missing_left)
+        above = (max(low, bound), high, with_missing and not missing_left)
+        open_ += [(left, {**path, position: below}), (right, {**path, position: above})]
     return found
+
+
+def _condition(column: EncodedColumn, low: float, high: float, with_missing: bool) -> str:
+    """Words for a column's codes or numbers above `low`, up to `high`."""
+    if column.vocabulary is not None:
+        names = {UNSEEN: "(new)", MISSING: "(missing)"}
+        names |= {FIRST_KNOWN + i: name for i, name in enumerate(column.vocabulary)}
+        chosen = [name for code, name in names.items() if low < code <= high]
+        more = f" and {len(chosen) - 3} more" if len(chosen) > 3 else ""
+        return f"{column.name} in {' | '.join(chosen[:3])}{more}"
+    if low == np.inf:
+        return f"{column.name} missing"
+    ends = [f"> {low:.4g}"] if np.isfinite(low) else []
+    ends += [f"≤ {high:.4g}"] if np.isfinite(high) else []
+    words = " and ".join(ends) or "known"
+    return f"{column.name} {words}" + (" or missing" if with_missing and ends else "")
 
 
 def _picture(noise: pl.DataFrame, tasks: list[str]) -> str:

@@ -33,7 +33,14 @@ def use(evidence: Evidence) -> Result:
             costs.append(_cheapest(task, curve))
             figures.append(_picture(task, curve))
     shape = ["head", "budget", "cut-off", "capture", "precision"]
-    tables = [Table("budgets", "Alert budgets", pl.DataFrame(budgets, schema=shape, orient="row"))]
+    tables = [
+        Table(
+            "budgets",
+            "Alert budgets",
+            pl.DataFrame(budgets, schema=shape, orient="row"),
+            "Cut-offs are over all rows, capture and precision over those with a known outcome.",
+        )
+    ]
     notes = []
     if costs:
         tables.append(Table("costs", "Cheapest cut-offs", pl.DataFrame(costs)))
@@ -96,11 +103,12 @@ def _picture(task: str, curve: pl.DataFrame) -> str:
     return lines(
         [
             Line("cost", x, curve["cost"].to_numpy()),
-            Line("saved over flagging none", x, curve["profit"].to_numpy(), dashed=True),
+            Line("saved", x, curve["profit"].to_numpy(), dashed=True),
         ],
         key=f"cost-{task}",
         title=f"{task}: cost by share flagged",
-        alt=f"Expected cost per row of {task}, least where {best['share']:.1%} are flagged.",
+        alt=f"Cost per row of {task} and what is saved over flagging none, by share flagged; least "
+        f"cost at {best['share']:.1%}.",
         x_label="share of rows flagged",
         y_label="per row",
         marks=(best["share"],),
