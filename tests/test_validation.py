@@ -277,6 +277,7 @@ def test_segments_are_said_in_words(logistic: RiskModel, later: pl.DataFrame) ->
     finding = _of(robustness(logistic, by_name), "default", "where")
     assert finding.verdict is Verdict.FAIL
     assert "acc_channel in branch" in finding.what
+    assert "missing" not in finding.what
     by_gap = later.with_columns(
         default=pl.when(pl.col("acc_income").is_null() & hit & known)
         .then(event)
