@@ -163,6 +163,44 @@ def test_a_simpler_model_that_ranks_better_is_caught(
     assert _of(beaten, "default", "AUC of logistic").verdict in (Verdict.WATCH, Verdict.FAIL)
 
 
+@pytest.mark.slow
+def test_negative_transfer_is_caught_by_joint(schema: DataSchema) -> None:
+    """Heads that share no causes, squeezed through one unit that only fraud shapes."""
+    parts = schema.split(simulate_portfolio(60_000, seed=5, relatedness=0).frame)
+    small: dict[str, Any] = {
+        "schema": schema,
+        "epochs": 4,
+        "members": 1,
+        "embedding_dim": 4,
+        "bins": 8,
+        "few_events": 0,
+        "random_state": 0,
+    }
+    networks = {
+        "single_task": {"network": "single_task", "expert_units": [16]},
+        "sound": {"network": "ple", "expert_units": [16]},
+        "squeezed": {
+            "network": "shared_bottom",
+            "expert_units": [1],
+            "task_weights": {"default": 1e-4, "fraud": 1.0, "takeover": 1e-4},
+        },
+    }
+    models = {
+        name: MultiTaskClassifier(**small, **options).fit(parts.train, X_val=parts.validation)
+        for name, options in networks.items()
+    }
+    single = {"single_task": models["single_task"]}
+    hurt = joint(models["squeezed"], parts.test, challengers=single)
+    verdicts = {f.head: f.verdict for f in hurt.findings}
+    assert verdicts == {
+        "default": Verdict.FAIL,
+        "fraud": Verdict.PASS,
+        "takeover": Verdict.FAIL,
+    }
+    sound = joint(models["sound"], parts.test, challengers=single)
+    assert {f.verdict for f in sound.findings} == {Verdict.PASS}
+
+
 def test_intervals_of_gaps_hold_for_all_heads_at_once(
     logistic: RiskModel, later: pl.DataFrame, trained: MultiTaskClassifier
 ) -> None:

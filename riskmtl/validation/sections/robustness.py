@@ -214,7 +214,7 @@ def _paths(evidence: Evidence, tree: Any) -> dict[int, str]:
     """The conditions that lead to each leaf."""
     nodes, found = tree.tree_, {}
     columns = evidence.model.encoder.columns_
-    has_missing = np.isnan(evidence.rows.encoded).any(axis=0)
+    has_missing = np.isnan(evidence.rows.encoded).any(axis=0).tolist()
     open_: list[tuple[int, dict[int, tuple[float, float, bool]]]] = [(0, {})]
     while open_:
         node, path = open_.pop()
@@ -225,7 +225,7 @@ def _paths(evidence: Evidence, tree: Any) -> dict[int, str]:
             continue
         position, bound = int(nodes.feature[node]), float(nodes.threshold[node])
         missing_left = bool(nodes.missing_go_to_left[node])
-        low, high, with_missing = path.get(position, (-np.inf, np.inf, bool(has_missing[position])))
+        low, high, with_missing = path.get(position, (-np.inf, np.inf, has_missing[position]))
         below = (low, min(high, bound), with_missing and missing_left)
         above = (max(low, bound), high, with_missing and not missing_left)
         open_ += [(left, {**path, position: below}), (right, {**path, position: above})]
