@@ -214,7 +214,7 @@ def _paths(evidence: Evidence, tree: Any) -> dict[int, str]:
     """The conditions that lead to each leaf."""
     nodes, found = tree.tree_, {}
     columns = evidence.model.encoder.columns_
-    has_missing = [bool(gap) for gap in np.isnan(evidence.rows.encoded).any(axis=0)]
+    has_missing = [bool(gaps.any()) for gaps in np.isnan(evidence.rows.encoded).T]
     open_: list[tuple[int, dict[int, tuple[float, float, bool]]]] = [(0, {})]
     while open_:
         node, path = open_.pop()
