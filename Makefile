@@ -41,10 +41,7 @@ benchmark-search: $(STAMP)  ## the choice of the defaults, on validation rows
 benchmark-scarce: $(STAMP)  ## joint training where one head has few labels
 	$(BIN)/python pipelines/scarce_labels.py
 
-benchmark-report: $(STAMP)  ## a validation report of the simulated portfolio; trains what is missing
-	$(BIN)/python pipelines/validation_report.py
-
-explanations: $(STAMP)  ## error and time of explanations beside shap's
+benchmark-explanations: $(STAMP)  ## error and time of explanations beside shap's
 	$(BIN)/python pipelines/benchmark_explanations.py
 
 benchmark-alarms: $(STAMP)  ## alarms of the validation report where nothing was broken
