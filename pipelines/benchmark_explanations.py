@@ -33,10 +33,10 @@ from numpy.typing import NDArray
 from riskmtl import MultiTaskClassifier, simulate_portfolio
 from riskmtl.base import MultiTaskEstimator
 from riskmtl.explain.background import background_hash
-from riskmtl.explain.mixtures import one_thread_each
 from riskmtl.files import replacing
 from riskmtl.model import linear_form
 from riskmtl.scorers import NetworkScorer, Scorer, TreeScorer
+from riskmtl.threads import one_thread_each
 
 PORTFOLIO_ROWS = 60_000
 # Its permutations are not those of the runs that are held against it.

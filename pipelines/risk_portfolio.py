@@ -15,7 +15,7 @@ import polars as pl
 
 from riskmtl import MultiTaskClassifier, RiskModel, load_schema, simulate_portfolio
 from riskmtl.metrics import evaluate
-from riskmtl.scoring.local import score_file
+from riskmtl.scoring.local import score_files
 from riskmtl.simulate import Portfolio
 from riskmtl.validation.evaluation import evaluate_model
 
@@ -51,8 +51,12 @@ def main() -> None:
     ).fit(train, X_val=validation)
     model.save(out / "model")
 
-    report = score_file(
-        RiskModel.load(out / "model"), out / "test.parquet", out / "scores.parquet", progress=True
+    report = score_files(
+        RiskModel.load(out / "model"),
+        out / "test.parquet",
+        out / "scores",
+        restart=True,
+        progress=True,
     )
     figures = pl.concat([evaluate_model(model.model_, test), _best(portfolio, test, model.tasks_)])
     figures.write_csv(out / "figures.csv")

@@ -8,6 +8,7 @@ import shlex
 import shutil
 import sys
 from collections.abc import Sequence
+from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from riskmtl.tuning import Tuned
 
 _PARTS = ("all", "train", "validation", "test")
+_SCHEDULED = ("score",)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -34,15 +36,27 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Returns
     -------
     int
-        0 if it was done, 1 if the input cannot be used; a wrong option exits with 2.
+        0 if it was done, 1 if the input cannot be used; a wrong option exits with 2. Verbs for
+        schedulers say more: see :func:`_exit_code`.
     """
     options = _parser().parse_args(arguments)
     try:
         options.run(options)
     except (ValueError, OSError) as error:
         print(f"riskmtl {options.verb}: {' '.join(str(error).split())}", file=sys.stderr)
-        return 1
+        return _exit_code(error) if options.verb in _SCHEDULED else 1
     return 0
+
+
+def _exit_code(error: Exception) -> int:
+    """What a scheduler is told: who must act."""
+    from riskmtl.artefact import ArtefactError
+    from riskmtl.files import TableError
+    from riskmtl.schema import RefusedRows
+    from riskmtl.scoring.folder import JobError
+
+    codes = ((RefusedRows, 3), (TableError, 4), (ArtefactError, 5), ((JobError, OSError), 6))
+    return next((code for kind, code in codes if isinstance(error, kind)), 1)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -127,10 +141,46 @@ def _parser() -> argparse.ArgumentParser:
     )
     validate.add_argument("--config", type=Path, help="YAML file: protected, costs, bounds, …")
 
-    score = verbs.add_parser("score", help="score a file")
+    score = verbs.add_parser(
+        "score",
+        help="score files, part by part",
+        description="Score Parquet and CSV files into a folder, which counts once it holds "
+        "_MANIFEST.json. Rows that break the schema go to its quarantine/. Exit codes: 3, too many "
+        "rows refused; 4, a file that cannot be read or was changed; 5, no sound model; 6, a "
+        "folder that cannot be written; 1, anything else.",
+    )
     score.set_defaults(run=_score)
-    _add_model_and_data(score)
-    score.add_argument("--out", type=Path, required=True, help="Parquet file of scores")
+    score.add_argument("--model", type=Path, required=True, help="folder of the model")
+    score.add_argument(
+        "--data",
+        nargs="+",
+        required=True,
+        metavar="PATH",
+        help="Parquet or CSV files, folders of them, or patterns such as 'in/*.parquet'",
+    )
+    score.add_argument("--out", type=Path, required=True, help="folder of the scores")
+    again = score.add_mutually_exclusive_group()
+    again.add_argument("--resume", action="store_true", help="go on with a job begun in --out")
+    again.add_argument("--restart", action="store_true", help="delete a job begun in --out")
+    score.add_argument(
+        "--reasons", default="", metavar="RULE", help="rows that get reasons: score>=0.2, or all"
+    )
+    score.add_argument("--words", type=Path, help="YAML file of the words of reasons")
+    score.add_argument(
+        "--graded",
+        nargs="*",
+        default=["default"],
+        metavar="HEAD",
+        help="heads with rating grades (default: default)",
+    )
+    score.add_argument("--challenger", action="store_true", help="add the challenger's scores")
+    score.add_argument(
+        "--format", choices=("parquet", "csv"), default="parquet", help="of the scores"
+    )
+    score.add_argument("--threads", type=int, metavar="N", help="parts scored side by side")
+    score.add_argument(
+        "--time", type=datetime.fromisoformat, help="time of the job to write down (default: now)"
+    )
     _add_max_bad(score)
 
     explain = verbs.add_parser(
@@ -394,16 +444,34 @@ def _validate(options: argparse.Namespace) -> None:
 
 def _score(options: argparse.Namespace) -> None:
     from riskmtl.artefact import load_model
-    from riskmtl.scoring.local import score_file
+    from riskmtl.explain.wording import load_reasons
+    from riskmtl.scoring.batches import ScoreSettings
+    from riskmtl.scoring.local import score_files
 
-    _require_other_file(options.out, options.data)
-    model = load_model(options.model)
-    report = score_file(
-        model, options.data, options.out, max_bad=options.max_bad, progress=sys.stderr.isatty()
+    settings = ScoreSettings(
+        graded=tuple(options.graded),
+        challenger=options.challenger,
+        reasons=options.reasons,
+        words=None if options.words is None else load_reasons(options.words),
+    )
+    report = score_files(
+        load_model(options.model, with_challenger=options.challenger),
+        options.data,
+        options.out,
+        settings,
+        max_bad=options.max_bad,
+        resume=options.resume,
+        restart=options.restart,
+        format=options.format,
+        threads=options.threads,
+        time=options.time,
+        progress=sys.stderr.isatty(),
     )
     print(f"{report.scored:,} of {report.rows:,} rows scored: {report.out}")
-    if report.quarantine is not None:
-        print(f"{report.quarantined:,} rows refused: {report.quarantine}")
+    if report.kept:
+        print(f"{report.kept:,} of them were scored before")
+    for rule, count in report.refusals.items():
+        print(f"refused {count:,} rows: {rule}")
 
 
 def _explain(options: argparse.Namespace) -> None:

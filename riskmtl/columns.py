@@ -15,12 +15,20 @@ DATE_TYPES = ("date", "datetime", "year")
 NUMBER_TYPES = ("number", "integer", "year")
 DIRECTIONS = ("both", "up", "down")
 RESERVED = ("_row", "_rule")
+# The range of a column must itself be a float32 number.
+LARGEST = 1e37
 
 _TEXT = (pl.String, pl.Categorical, pl.Enum)
 
 
 class DataError(ValueError):
     """A table that does not keep what its schema promises; the message names the column."""
+
+
+def score_columns(tasks: Iterable[str]) -> set[str]:
+    """Names that a table of scores may have for itself."""
+    forms = ("{}", "p_{}", "p_{}_challenger", "margin_{}", "grade_{}", "reasons_{}")
+    return {"quarantined"} | {form.format(task) for task in tasks for form in forms}
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,6 +133,25 @@ def decoded(column: Column) -> pl.Expr:
     else:
         return value
     return pl.when(is_missing).then(None).otherwise(value).alias(column.name)
+
+
+def parsed(column: Column) -> pl.Expr:
+    """Values of a column that is written as text; null where they cannot be read."""
+    text = pl.col(column.name).str.strip_chars()
+    if column.type in NUMBER_TYPES:
+        number = text.cast(pl.Float64, strict=False)
+        if column.type == "number":
+            return number
+        whole = pl.when(number == number.round()).then(number).cast(pl.Int64, strict=False)
+        return pl.coalesce(text.cast(pl.Int64, strict=False), whole)
+    if column.type == "boolean":
+        words = {"true": True, "false": False, "1": True, "0": False}
+        return text.str.to_lowercase().replace_strict(words, default=None, return_dtype=pl.Boolean)
+    forms = ("%Y-%m-%d", "%Y-%m-%d %H:%M:%S%.f", "%Y-%m-%dT%H:%M:%S%.f")
+    zoned = text.str.to_datetime("%Y-%m-%dT%H:%M:%S%.f%#z", time_zone="UTC", strict=False)
+    moments = [text.str.to_datetime(form, time_unit="us", strict=False) for form in forms]
+    found = pl.coalesce(*moments, zoned.dt.replace_time_zone(None))
+    return found.dt.date() if column.type == "date" else found
 
 
 def among(

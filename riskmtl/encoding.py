@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from sklearn.base import BaseEstimator, TransformerMixin
 from sklearn.utils.validation import check_is_fitted
 
+from riskmtl.columns import LARGEST
 from riskmtl.errors import unknown_name
 from riskmtl.frames import as_frame, category_text
 
@@ -27,8 +28,6 @@ FIRST_KNOWN = 2
 
 # A code must survive the trip through float32.
 _MOST_CODES = 2**24 - FIRST_KNOWN
-# The range of a column must itself be a float32 number.
-_LARGEST = 1e37
 
 
 @dataclass(frozen=True, slots=True)
@@ -301,7 +300,7 @@ def _numbers(values: pl.Series) -> NDArray[np.float32]:
         )
         raise ValueError(f"column {values.name!r} is {dtype}, not a number: {remedy}")
     numbers = values.cast(pl.Float32).to_numpy()
-    too_large = np.abs(numbers) > _LARGEST
+    too_large = np.abs(numbers) > LARGEST
     if too_large.any():
         row = int(np.flatnonzero(too_large)[0])
         raise ValueError(

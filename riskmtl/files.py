@@ -46,7 +46,7 @@ def open_table(path: str | Path) -> pl.LazyFrame:
         magic = file.read(4)
     if magic != b"PAR1":
         raise TableError(f"{path}: not a Parquet file (it does not begin with PAR1)")
-    with _readable(path):
+    with readable(path):
         table = pl.scan_parquet(path, glob=False)
         table.collect_schema()
     return table
@@ -75,14 +75,14 @@ def read_table(path: str | Path, *, start: int = 0, rows: int | None = None) -> 
         As :func:`open_table`.
     """
     table = open_table(path)
-    with _readable(path):
+    with readable(path):
         return table.slice(start, rows).collect()
 
 
 def count_rows(path: str | Path) -> int:
     """Number of rows of a Parquet file; raises as :func:`open_table`."""
     table = open_table(path)
-    with _readable(path):
+    with readable(path):
         return int(table.select(pl.len()).collect().item())
 
 
@@ -109,12 +109,13 @@ def read_batches(path: str | Path) -> Iterator[pl.DataFrame]:
 
 
 @contextmanager
-def _readable(path: str | Path) -> Iterator[None]:
+def readable(path: str | Path, kind: str = "Parquet") -> Iterator[None]:
+    """Say in one sentence what is wrong with a file that polars cannot read."""
     try:
         yield
     except (pl.exceptions.PolarsError, pl.exceptions.PanicException, OSError) as error:
-        reason = str(error).splitlines()[0]
-        raise TableError(f"{path}: damaged or truncated Parquet file ({reason})") from error
+        reason = next(iter(str(error).splitlines()), type(error).__name__)
+        raise TableError(f"{path}: damaged or truncated {kind} file ({reason})") from error
 
 
 @contextmanager
@@ -153,5 +154,15 @@ def replacing(path: str | Path) -> Iterator[Path]:
             os.fsync(file.fileno())
         scratch.chmod(0o644)
         scratch.replace(path)
+        sync_folder(path.parent)
     finally:
         scratch.unlink(missing_ok=True)
+
+
+def sync_folder(folder: Path) -> None:
+    """Have the names in a folder survive a power failure too."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

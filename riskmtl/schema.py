@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import date, datetime, timedelta
 from typing import Any, NamedTuple
@@ -20,6 +20,7 @@ import polars as pl
 from riskmtl.columns import (
     DATE_TYPES,
     DIRECTIONS,
+    LARGEST,
     NUMBER_TYPES,
     ROLES,
     TYPES,
@@ -29,6 +30,7 @@ from riskmtl.columns import (
     among,
     decoded,
     moment,
+    parsed,
 )
 from riskmtl.splits import Part, Split, SplitRule, split_table
 
@@ -38,10 +40,15 @@ __all__ = [
     "DataError",
     "DataSchema",
     "Part",
+    "RefusedRows",
     "Split",
     "SplitRule",
     "Task",
 ]
+
+
+class RefusedRows(DataError):
+    """A table too many of whose rows break the schema."""
 
 
 class Checked(NamedTuple):
@@ -71,7 +78,7 @@ class Checked(NamedTuple):
 
         Raises
         ------
-        DataError
+        RefusedRows
             With the most frequent rule and its first row.
         """
         refused = self.quarantine.height
@@ -80,7 +87,7 @@ class Checked(NamedTuple):
             return
         rule, count = next(iter(self.refusals().items()))
         row = self.quarantine.filter(pl.col("_rule") == rule)["_row"][0]
-        raise DataError(
+        raise RefusedRows(
             f"{source}: {refused:,} of {rows:,} rows break the schema, most often by {rule!r} "
             f"({count:,} rows, first row {row}): correct them, or accept a share with --max-bad"
         )
@@ -162,7 +169,9 @@ class DataSchema:
 
     # ---- checking ----------------------------------------------------------------------------
 
-    def check(self, frame: pl.DataFrame, *, labelled: bool = True) -> Checked:
+    def check(
+        self, frame: pl.DataFrame, *, labelled: bool = True, broken: pl.Series | None = None
+    ) -> Checked:
         """
         Separate the rows that keep the schema from those that do not, in one pass.
 
@@ -172,6 +181,8 @@ class DataSchema:
             A table.
         labelled : bool
             Whether the table must carry labels, weights and filter columns.
+        broken : polars.Series of String, optional
+            A rule for each row that is to be refused already; see :meth:`from_text`.
 
         Returns
         -------
@@ -184,26 +195,39 @@ class DataSchema:
         DataError
             If the table is empty, or a column is missing, not declared, or of the wrong type.
         """
-        self._check_columns(frame, labelled=labelled)
-        rules = list(self._rules(set(frame.columns)))
-        if not rules:
-            return Checked(frame, _quarantine(frame.clear(), pl.Series("_row", [], pl.UInt32)))
-        broken = frame.select(
-            pl.coalesce(
-                *(pl.when(fails).then(pl.lit(text)) for fails, text in rules),
-                pl.lit(None, pl.String),
-            ).alias("_rule")
-        )["_rule"]
-        refused = broken.is_not_null()
-        if not refused.any():
-            return Checked(frame, _quarantine(frame.clear(), broken.clear()))
-        bad = _quarantine(frame.filter(refused), broken.filter(refused), refused.arg_true())
-        return Checked(frame.filter(~refused), bad)
-
-    def _check_columns(self, frame: pl.DataFrame, *, labelled: bool) -> None:
         if frame.is_empty():
             raise DataError("the table has no rows")
-        missing = [name for name in self.needed(labelled=labelled) if name not in frame.columns]
+        self.require_columns(frame.schema, labelled=labelled)
+        rules = list(self._rules(set(frame.columns)))
+        refused = _where(frame, [fails for fails, _ in rules])
+        if broken is not None:
+            refused = refused | broken.is_not_null()
+        if not refused.any():
+            return Checked(frame, _quarantine(frame.clear(), pl.Series([], dtype=pl.String)))
+        bad = frame.filter(refused)
+        named: list[pl.Expr] = [pl.when(fails).then(pl.lit(text)) for fails, text in rules]
+        if broken is not None:
+            named.insert(0, pl.lit(broken.filter(refused)))
+        rule = bad.select(pl.coalesce(*named).alias("_rule"))["_rule"]
+        return Checked(frame.filter(~refused), _quarantine(bad, rule, refused.arg_true()))
+
+    def require_columns(self, dtypes: Mapping[str, pl.DataType], *, labelled: bool) -> None:
+        """
+        Refuse a table by its columns alone.
+
+        Parameters
+        ----------
+        dtypes : mapping of str to polars.DataType
+            The table's columns.
+        labelled : bool
+            Whether it must carry labels, weights and filter columns.
+
+        Raises
+        ------
+        DataError
+            If a column is missing, not declared, or of the wrong type.
+        """
+        missing = [name for name in self.needed(labelled=labelled) if name not in dtypes]
         if missing:
             raise DataError(
                 f"column {missing[0]!r} is missing from the table"
@@ -211,16 +235,16 @@ class DataSchema:
                 + f": schema {self.name!r} needs it"
             )
         declared = {column.name for column in self.columns} | {task.label for task in self.tasks}
-        extra = [name for name in frame.columns if name not in declared]
+        extra = [name for name in dtypes if name not in declared]
         if extra:
             raise DataError(
                 f"column {extra[0]!r} is not in schema {self.name!r}: drop it, or declare it with "
                 "role ignored"
             )
         for column in self.columns:
-            if column.name in frame.columns and not column.accepts(frame.schema[column.name]):
+            if column.name in dtypes and not column.accepts(dtypes[column.name]):
                 raise DataError(
-                    f"column {column.name!r} is {frame.schema[column.name]} in the table, "
+                    f"column {column.name!r} is {dtypes[column.name]} in the table, "
                     f"schema {self.name!r} says {column.type}: convert it or correct the schema"
                 )
 
@@ -233,8 +257,11 @@ class DataSchema:
                 yield value.is_null(), f"{column.name}: missing"
             if column.role == "weight":
                 yield value < 0, f"{column.name}: negative weight"
-            if column.type == "number":
-                yield value.cast(pl.Float64).is_infinite(), f"{column.name}: infinite"
+            if column.type in ("number", "integer"):
+                number = value.cast(pl.Float64)
+                yield number.is_infinite(), f"{column.name}: infinite"
+                if column.is_input:
+                    yield number.abs() > LARGEST, f"{column.name}: beyond ±{LARGEST:g}"
             if column.minimum is not None:
                 yield value < column.minimum, f"{column.name}: below {column.minimum:g}"
             if column.maximum is not None:
@@ -244,6 +271,34 @@ class DataSchema:
                 if column.type in NUMBER_TYPES:
                     value, allowed = value.cast(pl.Float64), [float(v) for v in allowed]
                 yield ~value.is_in(allowed), f"{column.name}: not an allowed value"
+
+    def from_text(self, frame: pl.DataFrame) -> tuple[pl.DataFrame, pl.Series]:
+        """
+        Read the values of a table all of whose columns are text, as a CSV file gives them.
+
+        Parameters
+        ----------
+        frame : polars.DataFrame
+            An empty field is missing.
+
+        Returns
+        -------
+        values : polars.DataFrame
+            Columns of the schema's types; null for what cannot be read.
+        broken : polars.Series of String
+            For each row the first column that cannot be read, as a rule, or null.
+        """
+        columns = [column for column in self.columns if column.name in frame.columns]
+        values = frame.with_columns(parsed(column) for column in columns if column.type != "string")
+        unread = [
+            pl.when(pl.col(column.name).str.contains(r"\S") & values[column.name].is_null()).then(
+                pl.lit(f"{column.name}: no {column.type}")
+            )
+            for column in columns
+            if column.type != "string"
+        ]
+        broken = frame.select(pl.coalesce(*unread, pl.lit(None, pl.String)).alias("_rule"))
+        return values, broken["_rule"]
 
     def require_informative(self, frame: pl.DataFrame) -> None:
         """
@@ -493,6 +548,13 @@ class DataSchema:
         """SHA-256 of the schema's content."""
         text = json.dumps(self.to_dict(), sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _where(frame: pl.DataFrame, fails: Sequence[pl.Expr]) -> pl.Series:
+    """Whether any of the tests fails, row by row."""
+    if not fails:
+        return pl.repeat(False, frame.height, eager=True)
+    return frame.select(pl.any_horizontal(fails).fill_null(False)).to_series()
 
 
 def _quarantine(

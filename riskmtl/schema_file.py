@@ -7,7 +7,16 @@ from datetime import date, datetime
 from pathlib import Path
 from typing import Any, NoReturn
 
-from riskmtl.columns import DATE_TYPES, KINDS, RESERVED, ROLES, TYPES, Column, Task
+from riskmtl.columns import (
+    DATE_TYPES,
+    KINDS,
+    RESERVED,
+    ROLES,
+    TYPES,
+    Column,
+    Task,
+    score_columns,
+)
 from riskmtl.errors import unknown_name
 from riskmtl.schema import DataSchema
 from riskmtl.splits import Part, SplitRule
@@ -285,9 +294,8 @@ def _check_whole(schema: DataSchema, root: _Node) -> None:
     if not schema.input_columns:
         root.fail("no field has role numeric or categorical: there is nothing to learn from")
     roles = {column.name: column for column in schema.columns}
-    written = {f"p_{task.name}" for task in schema.tasks} | {task.name for task in schema.tasks}
     for column in schema.with_role("key", "time"):
-        if column.name in written:
+        if column.name in score_columns([task.name for task in schema.tasks]):
             root.fail(f"{column.role} {column.name!r} has the name of a score: rename the column")
     for task in schema.tasks:
         if task.label in roles and roles[task.label].is_input:

@@ -625,13 +625,13 @@ def test_scoring_imports_nothing_that_a_network_does_not_need(
     code = (
         "import sys\n"
         "from riskmtl import RiskModel\n"
-        "from riskmtl.scoring.local import score_file\n"
-        "report = score_file(RiskModel.load(sys.argv[1]), *sys.argv[2:])\n"
+        "from riskmtl.scoring.local import score_files\n"
+        "report = score_files(RiskModel.load(sys.argv[1]), *sys.argv[2:])\n"
         "print(report.scored)\n"
         "heavy = ('pytorch_lightning', 'lightning', 'lightgbm', 'shap', 'matplotlib')\n"
         "print([name for name in heavy if name in sys.modules])\n"
     )
-    out = python(code, model_folder, portfolio_file, tmp_path / "scores.parquet")
+    out = python(code, model_folder, portfolio_file, tmp_path / "scores")
     assert out.splitlines() == ["6000", "[]"]
 
 

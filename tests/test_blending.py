@@ -518,10 +518,10 @@ def test_a_blend_is_scored_from_the_command_line(
     portfolio_file: Path,
     tmp_path: Path,
 ) -> None:
-    out = tmp_path / "scores.parquet"
+    out = tmp_path / "scores"
     done = run("score", "--model", blend_folder, "--data", portfolio_file, "--out", out)
     assert (done.code, done.err) == (0, "")
-    scores = pl.read_parquet(out)
+    scores = pl.read_parquet(out / "part-*.parquet")
     expected = schema_blend.predict_frame(pl.read_parquet(portfolio_file))
     for task in schema_blend.tasks:
         np.testing.assert_allclose(scores[f"p_{task}"], expected[task], atol=1e-6)

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import shutil
 import subprocess
 import sysconfig
 from collections.abc import Callable
@@ -43,8 +44,14 @@ def written(frame: Frame, tmp_path: Path, name: str = "data.parquet") -> Path:
     return tmp_path / name
 
 
-def assert_refused(result: Any, verb: str, *words: str) -> None:
-    assert result.code == 1
+def scores_in(folder: object) -> Frame:
+    assert (Path(str(folder)) / "_MANIFEST.json").exists()
+    return pl.read_parquet(f"{folder}/part-*.parquet")
+
+
+def assert_refused(result: Any, verb: str, *words: str, code: int = 1) -> None:
+    """`code` is that of `score`, which tells schedulers more than the other verbs."""
+    assert result.code == (code if verb == "score" else 1)
     assert len(result.err.splitlines()) == 1, result.err
     assert result.err.startswith(f"riskmtl {verb}: ")
     assert "Traceback" not in result.err
@@ -54,7 +61,9 @@ def assert_refused(result: Any, verb: str, *words: str) -> None:
 
 
 def assert_nothing_written(target: Path) -> None:
-    assert list(target.parent.rglob("*")) == []
+    """Nothing but the note and lock of a job that was begun."""
+    files = [path.name for path in target.parent.rglob("*") if path.is_file()]
+    assert set(files) <= {"_JOB.json", ".lock"}
 
 
 def arguments(verb: str, data: Path, target: Path, schema: Path, model: Path) -> list[object]:
@@ -96,11 +105,11 @@ def test_the_whole_way_from_simulation_to_scores(
         (task, name) for task in TASKS for name in ("network", "lightgbm")
     ]
 
-    scores = tmp_path / "scores.parquet"
+    scores = tmp_path / "scores"
     scored = run("score", "--model", model, "--data", data, "--out", scores)
     assert (scored.code, scored.err) == (0, "")
     assert "3,000 of 3,000 rows scored" in scored.out
-    assert pl.read_parquet(scores).height == 3000
+    assert scores_in(scores).height == 3000
 
 
 def test_the_console_script(
@@ -108,7 +117,7 @@ def test_the_console_script(
 ) -> None:
     script = Path(sysconfig.get_path("scripts")) / "riskmtl"
     data = written(portfolio.frame.head(50), tmp_path)
-    scores = tmp_path / "scores.parquet"
+    scores = tmp_path / "scores"
     done = subprocess.run(
         [script, "score", "--model", model_folder, "--data", data, "--out", scores],
         capture_output=True,
@@ -116,7 +125,7 @@ def test_the_console_script(
         timeout=120,
     )
     assert (done.returncode, done.stderr) == (0, "")
-    assert pl.read_parquet(scores)["p_fraud"].to_numpy() == pytest.approx(
+    assert scores_in(scores)["p_fraud"].to_numpy() == pytest.approx(
         trained.predict_frame(portfolio.frame.head(50))["fraud"].to_numpy(), abs=1e-6
     )
     failed = subprocess.run(
@@ -308,7 +317,7 @@ def test_evaluation_needs_a_schema(
 # ---- scoring -----------------------------------------------------------------------------------
 
 
-def test_score_file_has_keys_time_and_a_column_per_task(
+def test_scores_have_keys_time_and_columns_per_task(
     run: Callable[..., Any],
     model_folder: Path,
     portfolio_file: Path,
@@ -316,22 +325,32 @@ def test_score_file_has_keys_time_and_a_column_per_task(
     trained: MultiTaskClassifier,
     target: Path,
 ) -> None:
-    result = run("score", "--model", model_folder, "--data", portfolio_file, "--out", target)
+    moment = "2026-01-02T03:04:05"
+    result = run(
+        *("score", "--model", model_folder, "--data", portfolio_file, "--out", target),
+        *("--time", moment),
+    )
     assert result.code == 0, result.err
-    scores = pl.read_parquet(target)
+    scores = scores_in(target)
     keys = ["account_id", "snapshot_date"]
-    assert scores.columns == [*keys, "p_default", "p_fraud", "p_takeover"]
+    assert scores.columns == [
+        *("_row", *keys, "p_default", "margin_default", "grade_default", "p_fraud"),
+        *("margin_fraud", "p_takeover", "margin_takeover", "quarantined"),
+    ]
     assert_frame_equal(scores.select(keys), portfolio.frame.select(keys))
     for task in TASKS:
         expected = trained.predict_frame(portfolio.frame)[task].to_numpy()
         assert np.abs(scores[f"p_{task}"].to_numpy() - expected).max() <= 1e-6
-    lineage = json.loads(pl.read_parquet_metadata(target)["riskmtl"])
+    metadata = pl.read_parquet_metadata(target / "part-0000-00000.parquet")
+    lineage = json.loads(metadata["riskmtl"])
     manifest = (model_folder / "manifest.json").read_bytes()
-    assert lineage == {
-        "version": __version__,
-        "model_id": hashlib.sha256(manifest).hexdigest(),
-        "schema_sha256": trained.schema.hash,
-    }
+    rows = {"start": 0, "rows": portfolio.frame.height}
+    assert (lineage["version"], lineage["time"]) == (__version__, moment)
+    assert lineage["model_id"] == hashlib.sha256(manifest).hexdigest()
+    assert lineage["schema_sha256"] == trained.schema.hash
+    assert lineage["settings"]["graded"] == ["default"]
+    assert lineage["input"].items() >= {"name": portfolio_file.name, **rows}.items()
+    assert len(lineage["input"]["fingerprint"]) == 64
     assert list(target.parent.iterdir()) == [target]
 
 
@@ -346,9 +365,7 @@ def test_scoring_needs_no_labels(
     whole = written(portfolio.frame.head(100), tmp_path, "whole.parquet")
     assert run("score", "--model", model_folder, "--data", whole, "--out", f"{target}2").code == 0
     tasks = [f"p_{task}" for task in TASKS]
-    assert_frame_equal(
-        pl.read_parquet(target).select(tasks), pl.read_parquet(f"{target}2").select(tasks)
-    )
+    assert_frame_equal(scores_in(target).select(tasks), scores_in(f"{target}2").select(tasks))
 
 
 def test_new_categories_and_missing_values_are_no_errors(
@@ -364,7 +381,7 @@ def test_new_categories_and_missing_values_are_no_errors(
     data = written(new, tmp_path)
     result = run("score", "--model", model_folder, "--data", data, "--out", target)
     assert (result.code, result.err) == (0, "")
-    assert pl.read_parquet(target).select(pl.col("^p_.*$").is_between(0, 1).all()).row(0) == (
+    assert scores_in(target).select(pl.col("^p_.*$").is_between(0, 1).all()).row(0) == (
         *(True, True, True),
     )
 
@@ -375,7 +392,7 @@ def test_one_row_can_be_scored(
     data = written(portfolio.frame.head(1), tmp_path)
     result = run("score", "--model", model_folder, "--data", data, "--out", target)
     assert result.code == 0, result.err
-    assert pl.read_parquet(target).height == 1
+    assert scores_in(target).height == 1
 
 
 def broken(frame: Frame) -> Frame:
@@ -393,13 +410,22 @@ def test_too_many_bad_rows_are_refused(
     data = written(broken(portfolio.frame), tmp_path)
     for share in ([], ["--max-bad", "2%"], ["--max-bad", "0.02"]):
         result = run("score", "--model", model_folder, "--data", data, "--out", target, *share)
-        words = (str(data), "3 of 100 rows", "acc_age: below 18", "2 rows", "row 10", "--max-bad")
-        assert_refused(result, "score", *words)
-        assert_nothing_written(target)
+        words = (
+            data.name,
+            "3 of",
+            "100 rows",
+            "acc_age: below 18",
+            "2 rows",
+            "row 10",
+            "--max-bad",
+        )
+        assert_refused(result, "score", *words, code=3)
+        assert not (target / "_MANIFEST.json").exists()
+        shutil.rmtree(target)
 
 
 @pytest.mark.parametrize("share", ["3%", "0.03", "1", "100%"])
-def test_accepted_bad_rows_go_to_the_quarantine_file(
+def test_accepted_bad_rows_go_to_the_quarantine(
     run: Callable[..., Any],
     model_folder: Path,
     portfolio: Portfolio,
@@ -408,27 +434,48 @@ def test_accepted_bad_rows_go_to_the_quarantine_file(
     share: str,
 ) -> None:
     frame = broken(portfolio.frame)
-    data, out = written(frame, tmp_path), target.with_name("scores.parquet")
-    score = ("score", "--model", model_folder, "--data", data, "--out", out)
+    data = written(frame, tmp_path)
+    score = ("score", "--model", model_folder, "--data", data, "--out", target)
     result = run(*score, "--max-bad", share)
     assert result.code == 0, result.err
-    quarantine = pl.read_parquet(target.with_name("scores.quarantine.parquet"))
+    quarantine = pl.read_parquet(target / "quarantine" / "*.parquet")
     assert "97 of 100 rows scored" in result.out
-    assert "3 rows refused" in result.out
+    assert "refused 2 rows: acc_age: below 18" in result.out
     assert quarantine["_row"].to_list() == [10, 20, 30]
     assert quarantine["_rule"].to_list() == [
         "acc_age: below 18",
         "acc_income: infinite",
         "acc_age: below 18",
     ]
-    assert_frame_equal(quarantine.drop("_row", "_rule"), frame[[10, 20, 30]])
-    good = frame.with_row_index().filter(~pl.col("index").is_in([10, 20, 30]))
+    read = quarantine.drop("_row", "_rule")
+    assert_frame_equal(read, frame[[10, 20, 30]].select(read.columns))
     keys = ["account_id", "snapshot_date"]
-    assert_frame_equal(pl.read_parquet(out).select(keys), good.select(keys))
-    # A later job without refused rows leaves no file of an earlier one beside its scores.
-    written(frame.tail(60), tmp_path)
+    scores = scores_in(target)
+    assert_frame_equal(scores.select(keys), frame.select(keys))
+    assert scores["quarantined"].arg_true().to_list() == [10, 20, 30]
+    assert scores["p_fraud"].is_null().arg_true().to_list() == [10, 20, 30]
+
+
+def test_a_finished_job_is_kept_continued_or_replaced_as_asked(
+    run: Callable[..., Any], model_folder: Path, portfolio: Portfolio, target: Path, tmp_path: Path
+) -> None:
+    data = written(portfolio.frame.head(60), tmp_path)
+    score = ("score", "--model", model_folder, "--data", data, "--out", target)
     assert run(*score).code == 0
-    assert list(target.parent.iterdir()) == [out]
+    before = {path: path.read_bytes() for path in target.rglob("*") if path.is_file()}
+    assert_refused(run(*score), "score", str(target), "--resume", "--restart", code=6)
+    again = run(*score, "--resume")
+    assert (again.code, "60 of them were scored before" in again.out) == (0, True)
+    assert {p: p.read_bytes() for p in target.rglob("*") if p.is_file()} == before
+    # A later job without refused rows leaves nothing of an earlier one.
+    written(broken(portfolio.frame), tmp_path)
+    assert_refused(run(*score, "--resume"), "score", "another input", "data.parquet", code=6)
+    assert run(*score, "--restart", "--max-bad", "5%").code == 0
+    assert (target / "quarantine").exists()
+    written(portfolio.frame.head(60), tmp_path)
+    assert run(*score, "--restart").code == 0
+    assert not (target / "quarantine").exists()
+    assert scores_in(target).height == 60
 
 
 def test_every_row_may_be_refused(
@@ -439,7 +486,7 @@ def test_every_row_may_be_refused(
         "score", "--model", model_folder, "--data", data, "--out", target, "--max-bad", "100%"
     )
     assert result.code == 0, result.err
-    assert pl.read_parquet(target).height == 0
+    assert scores_in(target)["quarantined"].all()
 
 
 @pytest.mark.parametrize("verb", ["train", "evaluate"])
@@ -541,8 +588,10 @@ def test_a_bad_table_is_refused_in_one_line(
 ) -> None:
     data = written(spoil(portfolio.frame), tmp_path)
     result = run(*arguments(verb, data, target, schema_file, model_folder))
-    assert_refused(result, verb, word)
-    assert_nothing_written(target)
+    assert_refused(result, verb, word, code=3 if "rows break" in result.err else 1)
+    if verb != "score":
+        assert_nothing_written(target)
+    assert not (target / "_MANIFEST.json").exists()
 
 
 @pytest.mark.parametrize("dtype", [pl.Boolean, pl.Float64, pl.Int64, pl.UInt8])
@@ -650,7 +699,7 @@ def test_a_bad_file_is_refused_in_one_line(
     data = tmp_path / "bad.parquet"
     make(portfolio_file, data)
     result = run(*arguments(verb, data, target, schema_file, model_folder))
-    assert_refused(result, verb, str(data))
+    assert_refused(result, verb, str(data), code=4)
     assert_nothing_written(target)
 
 
@@ -859,8 +908,8 @@ def test_a_folder_with_other_files_is_left_alone(
         result = run("simulate", "--rows", 50, "--out", target)
     else:
         result = run(*arguments(verb, portfolio_file, target, schema_file, model_folder))
-    assert_refused(result, verb, str(target))
-    assert sorted(target.parent.rglob("*")) == [target, target / "letters.txt"]
+    assert_refused(result, verb, str(target), code=6)
+    assert [p for p in target.rglob("*") if p.name[0] != "."] == [target / "letters.txt"]
     assert (target / "letters.txt").read_text() == "dear"
 
 
@@ -886,7 +935,7 @@ def test_an_output_does_not_take_the_place_of_its_own_input(
     data = written(portfolio.frame.head(20), tmp_path)
     before = data.read_bytes()
     result = run(*arguments(verb, data, data, schema_file, model_folder))
-    assert_refused(result, verb, str(data))
+    assert_refused(result, verb, str(data), code=6)
     assert data.read_bytes() == before
 
 
@@ -923,7 +972,7 @@ def test_an_unsound_model_is_refused_in_one_line(
     else:
         model = model / "manifest.json"
     result = run(*arguments(verb, portfolio_file, target, schema_file, model))
-    assert_refused(result, verb, str(model))
+    assert_refused(result, verb, str(model), code=5)
     assert_nothing_written(target)
 
 
@@ -938,7 +987,6 @@ ODD_NAMES = [
     "größe €",
     " spaces  around ",
     "new\nline",
-    "p_fraud",
     "_rows",
     "count",
     "literal",
@@ -950,7 +998,7 @@ KINDS = ["number", "string", "key"]
 
 @pytest.mark.parametrize(
     ("name", "kind"),
-    [(n, k) for n in ODD_NAMES for k in KINDS if (n, k) != ("p_fraud", "key")],
+    [(n, k) for n in ODD_NAMES for k in KINDS],
 )
 def test_a_column_may_have_any_name(
     run: Callable[..., Any], cards: Frame, tmp_path: Path, tiny_file: Path, name: str, kind: str
@@ -959,7 +1007,11 @@ def test_a_column_may_have_any_name(
 
 
 @pytest.mark.parametrize(
-    ("name", "kind"), [("p_fraud", "key"), *((n, k) for n in AWKWARD_NAMES for k in KINDS)]
+    ("name", "kind"),
+    [
+        *((name, "key") for name in ("p_fraud", "margin_fraud", "grade_fraud", "quarantined")),
+        *((n, k) for n in AWKWARD_NAMES for k in KINDS),
+    ],
 )
 def test_a_name_that_cannot_be_used_is_refused_before_training(
     run: Callable[..., Any], cards: Frame, tmp_path: Path, tiny_file: Path, name: str, kind: str
@@ -987,7 +1039,7 @@ def train_and_use(
         )
     )
     frame = cards.select("amount", pl.col(source).alias(name), "is_fraud")
-    data, model, out = written(frame, tmp_path), tmp_path / "model", tmp_path / "scores.parquet"
+    data, model, out = written(frame, tmp_path), tmp_path / "model", tmp_path / "scores"
     train = run(
         *("train", "--data", data, "--schema", schema, "--out", model, "--config", tiny_file),
         *("--set", "expert_units=[4]", "--set", "batch_size=400"),
@@ -998,7 +1050,7 @@ def train_and_use(
     score = run("score", "--model", model, "--data", data, "--out", out)
     assert score.code == 0, score.err
     keys = [name] if kind == "key" else []
-    assert pl.read_parquet(out).columns == [*keys, "p_fraud"]
+    assert scores_in(out).columns == ["_row", *keys, "p_fraud", "margin_fraud", "quarantined"]
     record = tmp_path / "evaluation.json"
     evaluate = run("evaluate", "--model", model, "--data", data, "--out", record)
     assert evaluate.code == 0, evaluate.err

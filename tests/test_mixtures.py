@@ -15,9 +15,10 @@ from riskmtl import LogisticBaseline, MultiTaskClassifier
 from riskmtl.explain import game
 from riskmtl.explain.attribution import explain_rows
 from riskmtl.explain.game import answers_of, mixtures_of
-from riskmtl.explain.mixtures import MixedLayers, MixedRows, MixedSum, Mixtures, one_thread_each
+from riskmtl.explain.mixtures import MixedLayers, MixedRows, MixedSum, Mixtures
 from riskmtl.model import RiskModel
 from riskmtl.schema import Split
+from riskmtl.threads import one_thread_each
 
 NETWORKS: dict[str, dict[str, Any]] = {
     "ple": {"members": 2},

@@ -49,7 +49,7 @@ def test_the_demo_goes_the_whole_way(
     assert (best > 0.7).all()
     assert ElementTree.parse(picture).getroot().tag.endswith("svg")
     test = pl.read_parquet(tmp_path / "demo" / "test.parquet")
-    scores = pl.read_parquet(tmp_path / "demo" / "scores.parquet")
+    scores = pl.read_parquet(tmp_path / "demo" / "scores" / "part-*.parquet")
     loaded = MultiTaskClassifier.load(tmp_path / "demo" / "model")
     assert scores["p_fraud"].to_list() == pytest.approx(
         loaded.predict_frame(test)["fraud"].to_list()

@@ -50,7 +50,7 @@ def test_commands_run(folder: Path, run: Callable[..., Any]) -> None:
         done = run(*arguments, *more.get(arguments[0], []))
         assert done.code == 0, done.err
     assert (folder / "evaluation.json").exists()
-    assert (folder / "scores.parquet").exists()
+    assert (folder / "scores" / "_MANIFEST.json").exists()
     assert (folder / "report" / "validation.html").exists()
 
 

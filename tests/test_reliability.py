@@ -10,8 +10,8 @@ import pytest
 from scipy.stats import beta, chi2, norm
 from sklearn.isotonic import IsotonicRegression
 
+from riskmtl.grades import MASTER_SCALE
 from riskmtl.validation.reliability import (
-    MASTER_SCALE,
     brier_parts,
     calibration_index,
     calibration_line,

@@ -1,6 +1,5 @@
 """Scoring: the same scores whatever the batches, and a reason for each row without one."""
 
-import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -11,10 +10,10 @@ import pytest
 from polars.testing import assert_frame_equal
 
 from riskmtl import DataSchema, LightGBMBaseline, LogisticBaseline, MultiTaskClassifier, RiskModel
-from riskmtl.files import TableError
+from riskmtl.explain.reasons import reasons_of
+from riskmtl.grades import grades_of
 from riskmtl.schema import DataError
-from riskmtl.scoring.batches import score_batches
-from riskmtl.scoring.local import ScoreReport, score_file
+from riskmtl.scoring.batches import ScoreSettings, score_batches
 from riskmtl.simulate import Portfolio
 
 TASKS = ["default", "fraud", "takeover"]
@@ -67,7 +66,8 @@ def test_scores_do_not_depend_on_the_batch_size(
     scores = scores_of(network, batches(frame, size))
     assert_same(scores, network.predict_frame(frame))
     keys = ["account_id", "snapshot_date"]
-    assert scores.columns == [*keys, "p_default", "p_fraud", "p_takeover"]
+    assert [name for name in scores.columns if name.startswith("p_")] == [f"p_{t}" for t in TASKS]
+    assert scores["_row"].to_list() == list(range(frame.height))
     assert_frame_equal(scores.select(keys), frame.select(keys))
 
 
@@ -173,9 +173,14 @@ def test_refused_rows_are_counted_over_all_batches(
     assert quarantine["_row"].to_list() == bad_rows
     assert set(quarantine["_rule"]) == {"acc_age: below 18"}
     assert_frame_equal(quarantine.drop("_row", "_rule"), frame[bad_rows])
-    assert [batch.scores.height for batch in scored] == [199, 198, 199]
+    assert [batch.scores.height for batch in scored] == [200, 200, 200]
+    assert [len(batch.encoded) for batch in scored] == [199, 198, 199]
+    scores = pl.concat([b.scores for b in scored])
+    assert scores["quarantined"].arg_true().to_list() == bad_rows
+    answers = scores.filter("quarantined").select(pl.col("^(p|margin|grade)_.*$").is_null().all())
+    assert all(answers.row(0))
     good = frame.filter(pl.col("acc_age") > 0)
-    assert_same(pl.concat([b.scores for b in scored]), network.predict_frame(good))
+    assert_same(scores.filter(~pl.col("quarantined")), network.predict_frame(good))
 
 
 @pytest.mark.parametrize("kind", ["network", "logistic", "trees"])
@@ -185,13 +190,12 @@ def test_a_batch_may_be_refused_whole(
     model = request.getfixturevalue(kind)
     if kind == "network":
         frame = portfolio.frame.head(30).with_columns(acc_age=pl.lit(0))
-        columns = ["account_id", "snapshot_date", *(f"p_{task}" for task in TASKS)]
     else:
         frame = cards.head(30).with_columns(amount=pl.lit(500.0))
-        columns = ["id", "day", "p_default", "p_fraud"]
     scored = next(score_batches(model, [frame]))
-    assert (scored.scores.height, scored.quarantine.height) == (0, 30)
-    assert scored.scores.columns == columns
+    assert (len(scored.encoded), scored.quarantine.height) == (0, 30)
+    assert scored.scores["quarantined"].all()
+    assert scored.scores["p_fraud"].is_null().all()
 
 
 def test_batches_are_taken_one_at_a_time(network: RiskModel, portfolio: Portfolio) -> None:
@@ -214,9 +218,8 @@ def test_batches_are_taken_one_at_a_time(network: RiskModel, portfolio: Portfoli
         (lambda f: f.drop("acc_income"), "acc_income"),
         (lambda f: f.with_columns(surplus=pl.lit(1)), "surplus"),
         (lambda f: f.cast({"acc_income": pl.String}), "acc_income"),
-        (lambda f: f.head(0), "no rows"),
     ],
-    ids=["missing", "extra", "type", "empty"],
+    ids=["missing", "extra", "type"],
 )
 def test_a_bad_batch_is_refused(
     network: RiskModel,
@@ -235,7 +238,7 @@ def test_a_model_without_schema_scores_its_inputs(cards: pl.DataFrame) -> None:
     model = LogisticBaseline(strengths=(0.1,), random_state=0).fit(x, y).model_
     scored = list(score_batches(model, batches(x, 150)))
     scores = pl.concat([batch.scores for batch in scored])
-    assert scores.columns == ["p_is_fraud"]
+    assert scores.columns == ["_row", "p_is_fraud", "margin_is_fraud", "quarantined"]
     assert_same(scores, model.predict_frame(x))
     assert all(batch.quarantine.height == 0 for batch in scored)
 
@@ -250,109 +253,81 @@ def test_a_regression_keeps_its_name(cards: pl.DataFrame) -> None:
         .model_
     )
     scores = next(score_batches(model, [x])).scores
-    assert scores.columns == ["p_is_fraud", "age"]
+    assert scores.columns == ["_row", "p_is_fraud", "margin_is_fraud", "age", "quarantined"]
     assert scores["age"].is_between(18, 90).all()
 
 
-# ---- files -------------------------------------------------------------------------------------
-
-
-def test_a_file_longer_than_one_read(
-    logistic: RiskModel, cards: pl.DataFrame, tmp_path: Path
+def test_an_empty_batch_gives_an_empty_table_of_the_same_columns(
+    network: RiskModel, portfolio: Portfolio
 ) -> None:
-    """Longer than what is read at once: order, counts and refused rows run on."""
-    times = 400
-    frame = pl.concat([cards] * times).drop("weight", "bad", "is_fraud")
-    bad_rows = [5, 100_000, 159_999]
-    frame = frame.with_columns(
-        amount=pl.when(pl.int_range(pl.len()).is_in(bad_rows)).then(500.0).otherwise("amount"),
-        id=pl.int_range(pl.len()),
-    )
-    frame.write_parquet(tmp_path / "long.parquet")
-    out = tmp_path / "scores.parquet"
-    report = score_file(logistic, tmp_path / "long.parquet", out, max_bad=0.001)
-    assert report == ScoreReport(160_000, 159_997, 3, out, tmp_path / "scores.quarantine.parquet")
-    assert pl.read_parquet(report.quarantine)["_row"].to_list() == bad_rows
-    scores = pl.read_parquet(out)
-    expected = frame.filter(~pl.col("id").is_in(bad_rows))
-    assert_frame_equal(scores.select("id", "day"), expected.select("id", "day"))
-    assert_same(scores, logistic.predict_frame(expected))
+    """So an empty partition does not stop a distributed job."""
+    empty, full = score_batches(network, [portfolio.frame.head(0), portfolio.frame.head(5)])
+    assert (empty.scores.height, empty.quarantine.height) == (0, 0)
+    assert empty.scores.schema == full.scores.schema
+    assert full.scores["_row"].to_list() == [0, 1, 2, 3, 4]
 
 
-def test_a_model_without_schema_scores_a_file(cards: pl.DataFrame, tmp_path: Path) -> None:
-    x, y = cards.select("amount", "country"), cards.select("is_fraud")
-    model = LogisticBaseline(strengths=(0.1,), random_state=0).fit(x, y).model_
-    x.write_parquet(tmp_path / "x.parquet")
-    report = score_file(model, tmp_path / "x.parquet", tmp_path / "scores.parquet")
-    assert (report.rows, report.scored, report.quarantined, report.quarantine) == (
-        *(400, 400, 0),
-        None,
-    )
-    assert_same(pl.read_parquet(report.out), model.predict_frame(x))
-
-
-def test_scores_say_which_model_they_are_of(
-    network: RiskModel, portfolio_file: Path, schema: DataSchema, tmp_path: Path
+def test_margins_and_grades_follow_from_the_probabilities(
+    network: RiskModel, portfolio: Portfolio
 ) -> None:
-    report = score_file(network, str(portfolio_file), str(tmp_path / "scores.parquet"))
-    lineage = json.loads(pl.read_parquet_metadata(report.out)["riskmtl"])
-    assert lineage["model_id"] == network.lineage["model_id"]
-    assert lineage["schema_sha256"] == schema.hash
+    scores = scores_of(network, [portfolio.frame])
+    p = scores["p_default"].to_numpy().astype(np.float64)
+    np.testing.assert_allclose(scores["margin_default"], np.log(p / (1 - p)), atol=1e-4)
+    assert (scores["grade_default"] == grades_of(p)).all()
+    assert "grade_fraud" not in scores.columns
+    middle = float(scores["p_fraud"].median())
+    both = ScoreSettings(graded=("default", "fraud"), grades=(middle, 1.0))
+    graded = next(score_batches(network, [portfolio.frame], both)).scores
+    assert ((graded["grade_fraud"] == 2) == (graded["p_fraud"] > middle)).all()
 
 
-def test_a_share_of_refused_rows_is_a_limit_not_a_target(
-    logistic: RiskModel, cards: pl.DataFrame, tmp_path: Path
+def test_the_challenger_scores_beside_the_network(
+    model_folder: Path, trained: MultiTaskClassifier, portfolio: Portfolio
 ) -> None:
-    """Exactly the share is accepted, one row more is not."""
-    row = pl.int_range(pl.len())
-    for bad, accepted in ((4, True), (5, False)):
-        frame = cards.with_columns(amount=pl.when(row < bad).then(500.0).otherwise("amount"))
-        frame.write_parquet(tmp_path / "data.parquet")
-        folder = tmp_path / str(bad)
-        if accepted:
-            report = score_file(
-                logistic, tmp_path / "data.parquet", folder / "out.parquet", max_bad=0.01
-            )
-            assert report.quarantined == bad
-        else:
-            with pytest.raises(DataError, match=r"5 of 400 rows.*amount: above 100.*first row 0"):
-                score_file(
-                    logistic, tmp_path / "data.parquet", folder / "out.parquet", max_bad=0.01
-                )
-            assert not folder.exists() or not list(folder.iterdir())
+    model = RiskModel.load(model_folder, with_challenger=True)
+    frame = portfolio.frame.head(200)
+    scores = next(score_batches(model, [frame], ScoreSettings(challenger=True))).scores
+    expected = trained.challenger_.predict_frame(frame)
+    for task in TASKS:
+        np.testing.assert_allclose(scores[f"p_{task}_challenger"], expected[task], atol=1e-6)
+        assert (scores[f"p_{task}_challenger"] - scores[f"p_{task}"]).abs().max() > 1e-3
 
 
-def test_a_value_too_large_for_the_model_is_a_bad_row(
-    network: RiskModel, portfolio: Portfolio, tmp_path: Path
+def test_reasons_are_those_of_the_estimator_where_the_rule_asks(
+    network: RiskModel, trained: MultiTaskClassifier, portfolio: Portfolio
 ) -> None:
-    """With a share of bad rows accepted, one absurd value must not stop the whole file."""
-    row = pl.int_range(pl.len())
-    frame = portfolio.frame.head(100).with_columns(
-        acc_income=pl.when(row == 60).then(1e300).otherwise("acc_income")
-    )
-    frame.write_parquet(tmp_path / "data.parquet")
-    report = score_file(network, tmp_path / "data.parquet", tmp_path / "out.parquet", max_bad=0.01)
-    assert (report.scored, report.quarantined) == (99, 1)
+    frame = portfolio.frame.head(300)
+    highest = trained.predict_proba(frame).max(1)
+    cut = float(np.sort(highest)[-4])
+    asked = ScoreSettings(reasons=f"score>={cut:.9f}")
+    scores = next(score_batches(network, [frame], asked)).scores
+    chosen = np.flatnonzero(highest >= cut - 1e-9)
+    assert 3 <= len(chosen) <= 5
+    for task in TASKS:
+        given = scores[f"reasons_{task}"]
+        assert given.is_not_null().arg_true().to_list() == chosen.tolist()
+        found = reasons_of(
+            trained.explain(frame[chosen], heads=[task], budget=4),
+            trained.model_.background,
+            trained.model_.encoder.columns_,
+            head=task,
+        )
+        for row, place in enumerate(chosen):
+            expected = found.filter(pl.col("row") == row)["feature"].to_list()
+            assert given[int(place)].to_list() == expected
 
 
-def test_an_older_file_of_scores_survives_a_failed_job(
-    network: RiskModel, portfolio: Portfolio, tmp_path: Path
+@pytest.mark.parametrize(
+    ("settings", "word"),
+    [
+        (ScoreSettings(challenger=True), "no challenger"),
+        (ScoreSettings(reasons="top:1%"), "riskmtl explain"),
+        (ScoreSettings(reasons="often"), "no rule"),
+        (ScoreSettings(grades=(0.5, 0.2, 1.0)), "ascending"),
+    ],
+)
+def test_settings_that_cannot_be(
+    network: RiskModel, portfolio: Portfolio, settings: ScoreSettings, word: str
 ) -> None:
-    data, out = tmp_path / "data.parquet", tmp_path / "out" / "scores.parquet"
-    portfolio.frame.head(10).write_parquet(data)
-    score_file(network, data, out)
-    before = out.read_bytes()
-    portfolio.frame.head(10).drop("acc_income").write_parquet(data)
-    with pytest.raises(DataError, match="acc_income"):
-        score_file(network, data, out)
-    with pytest.raises(TableError, match="no such file"):
-        score_file(network, tmp_path / "none.parquet", out)
-    assert out.read_bytes() == before
-    assert list(out.parent.iterdir()) == [out]
-
-
-def test_an_empty_file_is_refused(network: RiskModel, portfolio: Portfolio, tmp_path: Path) -> None:
-    portfolio.frame.clear().write_parquet(tmp_path / "data.parquet")
-    with pytest.raises(DataError, match=r"data\.parquet: the table has no rows"):
-        score_file(network, tmp_path / "data.parquet", tmp_path / "out" / "scores.parquet")
-    assert not (tmp_path / "out").exists()
+    with pytest.raises(ValueError, match=word):
+        next(score_batches(network, [portfolio.frame.head(2)], settings))

@@ -14,11 +14,11 @@ from riskmtl.errors import unknown_name
 from riskmtl.explain.background import background_hash
 from riskmtl.explain.explanation import Explanation
 from riskmtl.explain.game import answers_of, chosen_heads, grouped, mixtures_of, positions_of
-from riskmtl.explain.mixtures import one_thread_each
 from riskmtl.explain.path import path_values
 from riskmtl.explain.shapley import Enough, shapley_values
 from riskmtl.model import RiskModel, linear_form
 from riskmtl.scorers import NetworkScorer, TreeScorer
+from riskmtl.threads import one_thread_each
 
 SCALES = ("log_odds", "probability")
 METHODS = ("sampled", "path", "tree")

@@ -118,7 +118,7 @@ def mixtures_of(
     scale : {"log_odds", "probability"}
     calibrated : bool
     threads : int
-        As :func:`riskmtl.explain.mixtures.one_thread_each` gives them.
+        As :func:`riskmtl.threads.one_thread_each` gives them.
 
     Returns
     -------

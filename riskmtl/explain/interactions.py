@@ -19,9 +19,10 @@ from torch import Tensor
 
 from riskmtl.explain.attribution import explain_rows
 from riskmtl.explain.game import grouped, mixtures_of
-from riskmtl.explain.mixtures import Mixtures, one_thread_each
+from riskmtl.explain.mixtures import Mixtures
 from riskmtl.explain.shapley import MOST_CELLS, require_budget, standard_error
 from riskmtl.model import RiskModel
+from riskmtl.threads import one_thread_each
 
 # Both groups of a pair are taken from the explained row, the first, the second, neither.
 _CORNERS = torch.tensor([[True, True], [True, False], [False, True], [False, False]])

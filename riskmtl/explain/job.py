@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import shutil
 import time
@@ -164,8 +163,8 @@ def _lineage(
 ) -> dict[str, Any]:
     """What the explanations come from; a job goes on only if all of it is the same."""
     assert model.background is not None
-    words = None if settings.words is None else asdict(settings.words)
-    asked = {**asdict(settings), "heads": list(heads), "words": _digest(words)}
+    words = None if settings.words is None else settings.words.digest
+    asked = {**asdict(settings), "heads": list(heads), "words": words}
     del asked["max_bad"]
     found = data.stat()
     return {
@@ -177,13 +176,6 @@ def _lineage(
         "data": {"name": data.name, "bytes": found.st_size, "modified_ns": found.st_mtime_ns},
         "settings": asked,
     }
-
-
-def _digest(values: Any) -> str | None:
-    if values is None:
-        return None
-    text = json.dumps(values, sort_keys=True)
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 def _require_place(out: Path, unfinished: Path, lineage: dict[str, Any]) -> None:

@@ -10,9 +10,8 @@ per row, not once per mixture.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 
 import numpy as np
 import torch
@@ -22,22 +21,6 @@ from torch import Tensor
 from riskmtl.networks import Network
 
 Function = Callable[[Tensor], NDArray[np.float64]]
-
-
-@contextmanager
-def one_thread_each() -> Iterator[int]:
-    """
-    Let each operation of torch run in one thread, and give how many there were to share the work.
-
-    Operations on a few thousand numbers wait longer for each other's threads, on a machine that has
-    other work too, than they compute.
-    """
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield threads
-    finally:
-        torch.set_num_threads(threads)
 
 
 class Mixtures(ABC):

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -63,6 +65,12 @@ class ReasonTable:
     heads: tuple[str, ...]
     reasons: Mapping[str, Reason]
     groups: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+
+    @property
+    def digest(self) -> str:
+        """Sixteen digits that tell one table from another."""
+        text = json.dumps(asdict(self), sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()[:16]
 
     def require_fit(
         self, head: str, columns: Sequence[EncodedColumn], schema: DataSchema | None

@@ -11,10 +11,10 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
+from riskmtl.grades import MASTER_SCALE, grades_of
 from riskmtl.model import sigmoid
 from riskmtl.validation.observed import Array, log_odds, seen_rows
 
-MASTER_SCALE = (0.001, 0.0025, 0.005, 0.0075, 0.0125, 0.02, 0.035, 0.06, 0.12, 0.25, 1.0)
 _NORMAL_95 = 1.959963984540054
 
 
@@ -401,13 +401,9 @@ def grade_table(
     """
     from scipy.stats import beta
 
-    upper = np.asarray(bounds, dtype=np.float64)
-    if not len(upper) or upper[-1] != 1 or not upper[0] > 0 or not (np.diff(upper) > 0).all():
-        raise ValueError(
-            f"grades must be ascending upper bounds that end in 1, got {tuple(bounds)}"
-        )
     y, p = _observed(labels, probabilities)
-    place = np.searchsorted(upper[:-1], p, side="left")
+    place = grades_of(p, bounds) - 1
+    upper = np.asarray(bounds, dtype=np.float64)
     rows, events, expected = (
         np.bincount(place, w, minlength=len(upper)) for w in (np.ones(len(y)), y, p)
     )

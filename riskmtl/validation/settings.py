@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from riskmtl.grades import MASTER_SCALE
 from riskmtl.validation.criteria import Criterion, criteria
-from riskmtl.validation.reliability import MASTER_SCALE
 from riskmtl.yaml_file import Node, read_yaml
 
 _USUAL_BUDGET = 0.01

@@ -6,6 +6,7 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
+from riskmtl.grades import grades_of
 from riskmtl.validation.curves import auc_interval
 from riskmtl.validation.drift import (
     drift_classifier,
@@ -164,11 +165,11 @@ def _migration(evidence: Evidence, task: str) -> tuple[Table, str] | None:
     customers, time = evidence.rows.customers, evidence.schema.time
     if customers is None or time is None:
         return None
-    bounds = np.asarray(evidence.settings.grades[:-1])
-    grade = np.searchsorted(bounds, evidence.of(task)[1], side="left")
+    grades = len(evidence.settings.grades)
+    grade = grades_of(evidence.of(task)[1], evidence.settings.grades) - 1
     order = np.lexsort((evidence.rows.frame[time.name].to_physical().to_numpy(), customers))
     same = customers[order][1:] == customers[order][:-1]
-    matrix = migration(grade[order][:-1][same], grade[order][1:][same], len(bounds) + 1)
+    matrix = migration(grade[order][:-1][same], grade[order][1:][same], grades)
     summary = migration_summary(matrix)
     names = [str(i + 1) for i in range(len(matrix))]
     shares = matrix / np.maximum(matrix.sum(1, keepdims=True), 1)

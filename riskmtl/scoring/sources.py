@@ -1,0 +1,249 @@
+"""What a job reads: Parquet and CSV files, some rows at a time, and whether they stay the same."""
+
+from __future__ import annotations
+
+import glob
+import hashlib
+import io
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import polars as pl
+
+from riskmtl.files import TableError, count_rows, open_table, readable
+
+PART_ROWS = 131_072
+_KINDS = (".parquet", ".csv")
+_SAMPLED_BYTES = 65_536
+_SCANNED_BYTES = 1 << 24
+
+
+class Part(NamedTuple):
+    """
+    A run of rows of one file.
+
+    Parameters
+    ----------
+    start, rows : int
+        Its first row, counted from nought, and their number.
+    begin, end : int
+        The bytes that hold them in a CSV file; nought for Parquet.
+    """
+
+    start: int
+    rows: int
+    begin: int = 0
+    end: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """
+    One file of a job, as it was when the job began.
+
+    Parameters
+    ----------
+    path : Path
+    size, modified_ns : int
+        Its bytes, and when it was written.
+    fingerprint : str
+        Of its size, its first and its last bytes, where a Parquet file says what it holds.
+    dtypes : polars.Schema
+        Its columns; all of a CSV file's are text.
+    parts : tuple of Part
+    """
+
+    path: Path
+    size: int
+    modified_ns: int
+    fingerprint: str
+    dtypes: pl.Schema
+    parts: tuple[Part, ...]
+
+    @property
+    def is_text(self) -> bool:
+        """Whether all its columns are text."""
+        return self.path.suffix.lower() == ".csv"
+
+    @property
+    def rows(self) -> int:
+        """Number of its rows."""
+        return sum(part.rows for part in self.parts)
+
+    def read(self, part: Part, columns: Sequence[str] | None = None) -> pl.DataFrame:
+        """
+        Read one part.
+
+        Parameters
+        ----------
+        part : Part
+        columns : sequence of str, optional
+            Default: all.
+
+        Returns
+        -------
+        polars.DataFrame
+
+        Raises
+        ------
+        TableError
+            If the file is damaged, or was changed since the job began.
+        """
+        self.require_unchanged()
+        with readable(self.path, "CSV" if self.is_text else "Parquet"):
+            if self.is_text:
+                frame = self._read_text(part, columns)
+            else:
+                table = pl.scan_parquet(self.path, glob=False)
+                table = table if columns is None else table.select(columns)
+                frame = table.slice(part.start, part.rows).collect()
+        self.require_unchanged()
+        if frame.height != part.rows:
+            raise TableError(
+                f"{self.path}: {frame.height:,} rows where {part.rows:,} were counted, from row "
+                f"{part.start:,}: the file is damaged"
+            )
+        return frame
+
+    def _read_text(self, part: Part, columns: Sequence[str] | None) -> pl.DataFrame:
+        with self.path.open("rb") as file:
+            names = file.read(self.parts[0].begin)
+            file.seek(part.begin)
+            lines = file.read(part.end - part.begin)
+        frame = pl.read_csv(io.BytesIO(names + lines), infer_schema=False)
+        return frame if columns is None else frame.select(columns)
+
+    def require_unchanged(self) -> None:
+        """Refuse a file that was written since the job began."""
+        try:
+            found = self.path.stat()
+        except OSError as error:
+            raise TableError(f"{self.path}: went away while the job read it") from error
+        if (found.st_size, found.st_mtime_ns) != (self.size, self.modified_ns):
+            raise TableError(
+                f"{self.path}: was changed while the job read it: finish writing, then begin the "
+                "job anew with --restart"
+            )
+
+
+def find_files(given: Sequence[str | Path]) -> list[Path]:
+    """
+    Find the files that names, folders and patterns stand for.
+
+    Parameters
+    ----------
+    given : sequence of str or Path
+        A file; a folder, for all Parquet and CSV files in it and below but for those whose name
+        begins with ``.`` or ``_``; or a pattern such as ``in/*.parquet``.
+
+    Returns
+    -------
+    list of Path
+        In order, each once.
+
+    Raises
+    ------
+    TableError
+        If nothing is found, or a file is neither Parquet nor CSV by its name.
+    """
+    found: list[Path] = []
+    for item in given:
+        path = Path(item)
+        if path.is_dir():
+            inside = sorted(p for p in path.rglob("*") if p.suffix.lower() in _KINDS)
+            matches = [p for p in inside if not _is_hidden(p.relative_to(path))]
+            nothing = f"{path}: the folder holds no Parquet or CSV file"
+        elif path.exists() or not glob.has_magic(str(item)):
+            matches, nothing = [path], ""
+        else:
+            matches = [Path(name) for name in sorted(glob.glob(str(item), recursive=True))]
+            nothing = f"{item}: no file fits this pattern"
+        if not matches:
+            raise TableError(nothing)
+        found += matches
+    for path in found:
+        if path.suffix.lower() not in _KINDS:
+            raise TableError(f"{path}: neither Parquet nor CSV: name it .parquet or .csv")
+    return list(dict.fromkeys(found))
+
+
+def _is_hidden(path: Path) -> bool:
+    return any(name[0] in "._" for name in path.parts)
+
+
+def open_source(path: str | Path, *, part_rows: int = PART_ROWS) -> Source:
+    """
+    Look at a file: its columns, and how it falls into parts.
+
+    Parameters
+    ----------
+    path : str or Path
+    part_rows : int
+        Most rows of a part.
+
+    Returns
+    -------
+    Source
+
+    Raises
+    ------
+    TableError
+        If it cannot be read.
+    """
+    path = Path(path)
+    if path.suffix.lower() == ".csv":
+        dtypes, parts = _look_at_text(path, part_rows)
+    else:
+        dtypes = open_table(path).collect_schema()
+        rows = count_rows(path)
+        parts = [Part(at, min(part_rows, rows - at)) for at in range(0, rows, part_rows)]
+    found = path.stat()
+    return Source(path, found.st_size, found.st_mtime_ns, _fingerprint(path), dtypes, tuple(parts))
+
+
+def _look_at_text(path: Path, part_rows: int) -> tuple[pl.Schema, list[Part]]:
+    if not path.exists():
+        raise TableError(f"{path}: no such file")
+    if path.stat().st_size == 0:
+        raise TableError(f"{path}: the file is empty")
+    with readable(path, "CSV"):
+        dtypes = pl.scan_csv(path, infer_schema=False, glob=False).collect_schema()
+        ends = np.concatenate([*_line_ends(path)])
+    # The first line holds the names.
+    parts = []
+    for first in range(0, len(ends) - 1, part_rows):
+        last = min(first + part_rows, len(ends) - 1)
+        parts.append(Part(first, last - first, int(ends[first]), int(ends[last])))
+    return dtypes, parts
+
+
+def _line_ends(path: Path) -> Iterator[np.ndarray]:
+    """Where the lines of a CSV file end, in bytes from its beginning; not within quotes."""
+    begin, quotes, last = 0, 0, b"\n"
+    with path.open("rb") as file:
+        while data := file.read(_SCANNED_BYTES):
+            found = np.frombuffer(data, dtype=np.uint8)
+            is_quote = found == ord('"')
+            breaks = np.flatnonzero(found == ord("\n"))
+            if quotes % 2 or is_quote.any():
+                before = quotes + np.cumsum(is_quote)[breaks]
+                breaks = breaks[before % 2 == 0]
+                quotes += int(is_quote.sum())
+            yield begin + breaks + 1
+            begin, last = begin + len(data), data[-1:]
+    if quotes % 2:
+        raise TableError(f"{path}: a quote is never closed: the file is damaged")
+    if last != b"\n":
+        yield np.array([begin])
+
+
+def _fingerprint(path: Path) -> str:
+    digest = hashlib.sha256(str(path.stat().st_size).encode())
+    with path.open("rb") as file:
+        digest.update(file.read(_SAMPLED_BYTES))
+        file.seek(max(0, path.stat().st_size - _SAMPLED_BYTES))
+        digest.update(file.read())
+    return digest.hexdigest()
