@@ -113,6 +113,41 @@ def test_rows_that_break_the_schema_are_counted(logistic: RiskModel, later: pl.D
     assert found.table("refused").row(0) == ("acc_age: below 18", later.height // 50)
 
 
+def test_it_says_how_late_outcomes_arrive(logistic: RiskModel, later: pl.DataFrame) -> None:
+    """Defaults are known after 120 days, frauds after 45, and takeovers on the day."""
+    table = next(t for t in data(logistic, later).tables if t.key == "lateness")
+    assert "months from the row to 2024-12-31" in table.note
+    assert "from age 4 on for default" in table.note
+    assert "from age 2 on for fraud" in table.note
+    assert "at every age for takeover" in table.note
+    ages = table.frame["age in months"].to_list()
+    assert ages == list(range(9))
+    whole = later.filter(
+        pl.col("snapshot_date").is_between(pl.date(2024, 8, 1), pl.date(2024, 8, 31))
+    )
+    known = table.frame.filter(pl.col("age in months") == 4).row(0, named=True)
+    assert known["rows"] == whole.height
+    assert known["default observed"] == pytest.approx(whole["default"].is_not_null().mean())
+    assert known["fraud observed"] == 1.0
+
+
+def test_outcomes_that_never_level_off_are_said_so(
+    cards_schema: DataSchema, cards: pl.DataFrame
+) -> None:
+    model = LogisticBaseline(schema=cards_schema, random_state=0).fit(cards)
+    months = pl.int_range(pl.len()) // 34
+    rising = cards.with_columns(
+        day=pl.date(2024, 1 + months, 1), online=pl.int_range(pl.len()) % 12 >= months
+    )
+    table = next(t for t in data(model, rising).tables if t.key == "lateness")
+    # The schema names no day of record, and defaults are known of all rows.
+    assert "to the last row" in table.note
+    assert "among the oldest rows only for fraud" in table.note
+    assert table.frame.columns == ["age in months", "rows", "fraud observed"]
+    known = cards.with_columns(online=pl.lit(True))
+    assert "lateness" not in [t.key for t in data(model, known).tables]
+
+
 def test_drift_is_caught_by_stability(
     logistic: RiskModel, portfolio_parts: Split, later: pl.DataFrame
 ) -> None:
