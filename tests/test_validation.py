@@ -173,6 +173,34 @@ def test_drift_is_caught_by_stability(
     assert drift_auc > max(0.9, clean_auc + 0.05)
 
 
+def test_stability_is_shown_by_the_month_or_any_other_vintage(
+    logistic: RiskModel, later: pl.DataFrame
+) -> None:
+    def by(vintage: str) -> pl.DataFrame:
+        settings = Settings(vintage=vintage, min_events=2, graded=())
+        return stability(logistic, later, settings=settings).table("vintages")
+
+    monthly = by("")
+    assert monthly["vintage"].unique().sort().to_list() == [f"2024-{m:02}" for m in range(4, 13)]
+    assert by("snapshot_date").equals(monthly)
+    products = by("acc_product").filter(pl.col("head") == "fraud")
+    assert products["vintage"].to_list() == later["acc_product"].unique().sort().to_list()
+    known = later.filter(pl.col("fraud").is_not_null())
+    assert (
+        products["rows"].to_list()
+        == known.group_by("acc_product").len().sort("acc_product")["len"].to_list()
+    )
+    # Numbers keep their order, and a row that has none belongs to no vintage.
+    later = later.with_columns(
+        acc_tenure_months=pl.when(pl.col("acc_age") > 30).then(pl.col("acc_age").clip(0, 60) // 4)
+    )
+    tenures = by("acc_tenure_months").filter(pl.col("head") == "fraud")
+    numbers = [int(vintage) for vintage in tenures["vintage"]]
+    assert numbers == sorted(numbers)
+    assert numbers[0] < 10 <= numbers[-1]
+    assert tenures["rows"].sum() == known.filter(pl.col("acc_age") > 30).height
+
+
 def test_miscalibration_is_caught_by_calibration(logistic: RiskModel, later: pl.DataFrame) -> None:
     heads = [
         replace(h, calibrator=replace(h.calibrator, intercept=h.calibrator.intercept + 0.7))
@@ -551,6 +579,8 @@ def test_mistakes_are_named_before_the_work(
         (Settings(graded=("defualt",)), "graded: unknown head 'defualt': did you mean 'default'"),
         (Settings(alert_budget={"frud": 0.1}), "alert_budget: unknown head 'frud'"),
         (Settings(decision="aproved"), "decision: unknown column 'aproved'"),
+        (Settings(vintage="acc_prodct"), "vintage: unknown column 'acc_prodct'"),
+        (Settings(vintage="account_id"), "vintage: column 'account_id' has .* and may have 60"),
     ],
 )
 def test_names_in_settings_are_checked_first(

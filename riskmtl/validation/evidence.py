@@ -23,6 +23,7 @@ from riskmtl.validation.settings import Settings
 
 Array = NDArray[np.float64]
 _DRAWS = 200
+_MOST_VINTAGES = 60
 
 
 class Rows:
@@ -106,7 +107,8 @@ class Evidence:
     Raises
     ------
     riskmtl.columns.DataError
-        If the model has no schema, the table does not keep it, or a challenger has other tasks.
+        If the model has no schema, the table does not keep it, a challenger has other tasks, or
+        the settings name a head or column that is not there, or a vintage of too many values.
     """
 
     model: RiskModel
@@ -141,10 +143,18 @@ class Evidence:
             ("costs", settings.costs, "head", self.tasks),
             ("protected", settings.protected, "column", columns),
             ("decision", [settings.decision] if settings.decision else [], "column", columns),
+            ("vintage", [settings.vintage] if settings.vintage else [], "column", columns),
         ):
             for name in names:
                 if name not in valid:
                     raise DataError(f"{key}: {unknown_name(kind, name, valid)}")
+        if settings.vintage and self.vintages is not None:
+            count = self.vintages.drop_nulls().n_unique()
+            if count > _MOST_VINTAGES:
+                raise DataError(
+                    f"vintage: column {settings.vintage!r} has {count:,} different values, and may "
+                    f"have {_MOST_VINTAGES}"
+                )
 
     @property
     def schema(self) -> DataSchema:
@@ -173,6 +183,16 @@ class Evidence:
         if self.reference is None:
             return None
         return Rows(self.model, self.schema.check(as_frame(self.reference)).good)
+
+    @cached_property
+    def vintages(self) -> pl.Series | None:
+        """What the settings' column holds, or its month; without one the month of each row."""
+        name = self.settings.vintage
+        if not name:
+            return self.rows.months
+        given = self.rows.frame[name]
+        is_date = given.dtype == pl.Date or isinstance(given.dtype, pl.Datetime)
+        return given.dt.strftime("%Y-%m") if is_date else given
 
     @cached_property
     def contenders(self) -> dict[str, Array]:
