@@ -14,6 +14,8 @@ import pytest
 from scipy.stats import norm
 
 from riskmtl import DataSchema, LogisticBaseline, MultiTaskClassifier, RiskModel, simulate_portfolio
+from riskmtl.explain.attribution import explain_rows
+from riskmtl.explain.explanation import Explanation
 from riskmtl.schema import Split
 from riskmtl.validation import Evidence, Finding, Result, Settings, Verdict, load_settings, section
 from riskmtl.validation import validate as validate_model
@@ -324,7 +326,7 @@ def test_too_few_events_give_no_verdict(logistic: RiskModel, later: pl.DataFrame
     for found in (discrimination(logistic, few), calibration(logistic, few)):
         assert {f.verdict for f in found.findings if f.head == "takeover"} == {Verdict.TOO_FEW}
         assert {f.verdict for f in found.findings if f.head == "default"} == {Verdict.PASS}
-    found = limits(logistic, few)
+    found = limits(logistic, few, settings=Settings(explained_rows=2))
     assert any("takeover: 0 events" in note for note in found.notes)
 
 
@@ -407,7 +409,7 @@ def test_values_beyond_training_are_counted(logistic: RiskModel, later: pl.DataF
         .then(pl.lit("kiosk"))
         .otherwise("acc_channel"),
     )
-    table = limits(logistic, odd).table("outside")
+    table = limits(logistic, odd, settings=Settings(explained_rows=2)).table("outside")
     shares = dict(zip(table["column"], table["share of rows"], strict=True))
     assert shares["acc_limit"] >= 100 / odd.height
     assert shares["acc_channel"] == pytest.approx(50 / odd.height)
@@ -420,6 +422,38 @@ def test_explanations_name_the_columns_of_the_law(logistic: RiskModel, later: pl
     assert found.table("explanation_stability")["rank correlation"].min() > 0.8
     shares = found.table("reasons")["share of rows"]
     assert shares.is_between(0, 1).all()
+
+
+def test_reasons_that_tie_are_counted_from_the_explanations_that_are_there(
+    trained: MultiTaskClassifier, parts: Split, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = []
+
+    def counted(*arguments: Any, **options: Any) -> Explanation:
+        asked.append(1)
+        return explain_rows(*arguments, **options)
+
+    monkeypatch.setattr("riskmtl.validation.explained.explain_rows", counted)
+    evidence = Evidence(trained, parts.test, settings=Settings(explained_rows=20))
+    explanations.examine(evidence)
+    table = limits.examine(evidence).table("ties")
+    assert len(asked) == 1
+    assert evidence.explained is not None
+    found = evidence.explained.explanation
+    for position, head in enumerate(found.heads):
+        tied = 0
+        for values, errors in zip(
+            found.values[:, :, position], found.errors[:, :, position], strict=True
+        ):
+            order = np.argsort(-values)[:5]
+            gains, spread = np.maximum(values[order], 0), np.where(values > 0, errors, 0)[order]
+            last = min(int((gains > 0).sum()), 4) - 1
+            reach = 2 * np.hypot(spread[last], spread[last + 1])
+            tied += last >= 0 and gains[last] - gains[last + 1] < reach
+        row = table.filter(pl.col("head") == head).row(0, named=True)
+        assert row["explained rows"] == 20
+        assert row["share whose last reason ties"] == pytest.approx(tied / 20)
+    assert 0 < table["share whose last reason ties"].max() <= 1
 
 
 def test_use_finds_the_cheapest_cut_off(logistic: RiskModel, later: pl.DataFrame) -> None:

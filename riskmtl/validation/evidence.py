@@ -18,6 +18,7 @@ from riskmtl.model import RiskModel
 from riskmtl.schema import Checked, DataSchema
 from riskmtl.validation.comparison import auc_difference, bootstrap_differences, holm
 from riskmtl.validation.criteria import Criterion
+from riskmtl.validation.explained import Explained, explained
 from riskmtl.validation.result import Finding, Result, Verdict
 from riskmtl.validation.settings import Settings
 
@@ -203,6 +204,14 @@ class Evidence:
             columns = [other.tasks.index(task) for task in self.tasks]
             found[name] = other.probabilities(other.encode(self.rows.frame))[:, columns]
         return found
+
+    @cached_property
+    def explained(self) -> Explained | None:
+        """Some of the rows with their explanations, if the model keeps rows to compare with."""
+        inputs, settings = self.schema.inputs(self.rows.frame), self.settings
+        return explained(
+            self.model, inputs, self.tasks, rows=settings.explained_rows, seed=settings.seed
+        )
 
     def compared(self, name: str) -> pl.DataFrame:
         """
