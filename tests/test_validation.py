@@ -424,6 +424,34 @@ def test_explanations_name_the_columns_of_the_law(logistic: RiskModel, later: pl
     assert shares.is_between(0, 1).all()
 
 
+def test_top_columns_are_compared_with_those_of_other_networks(
+    trained: MultiTaskClassifier,
+    logistic: RiskModel,
+    parts: Split,
+    schema: DataSchema,
+    tiny: dict[str, Any],
+) -> None:
+    options = {**tiny, "random_state": 1, "challenger": None}
+    seed_1 = MultiTaskClassifier(schema=schema, **options).fit(parts.train, X_val=parts.validation)
+    settings = Settings(explained_rows=120)
+    given = {"itself": trained, "seed_1": seed_1, "logistic": logistic}
+    found = explanations(trained, parts.test, challengers=given, settings=settings)
+    table = next(t for t in found.tables if t.key == "other_networks")
+    assert "Over 60 of the rows" in table.note
+    frame = table.frame
+    assert frame["network"].unique().sort().to_list() == ["itself", "seed_1"]
+    same = frame.filter(pl.col("network") == "itself")
+    assert same["rank correlation"].to_list() == pytest.approx([1.0] * 3)
+    assert same["top columns in common"].to_list() == same["of"].to_list() == [10] * 3
+    other = frame.filter(pl.col("network") == "seed_1")
+    assert other["rank correlation"].is_between(-1, 0.999).all()
+    assert other["top columns in common"].is_between(0, 10).all()
+    for model, beside in ((trained, {"logistic": logistic}), (logistic, {"itself": trained})):
+        few = Settings(explained_rows=2)
+        found = explanations(model, parts.test, challengers=beside, settings=few)
+        assert "other_networks" not in [t.key for t in found.tables]
+
+
 def test_reasons_that_tie_are_counted_from_the_explanations_that_are_there(
     trained: MultiTaskClassifier, parts: Split, monkeypatch: pytest.MonkeyPatch
 ) -> None:

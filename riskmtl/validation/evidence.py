@@ -123,8 +123,9 @@ class Evidence:
         self.model = getattr(self.model, "model_", self.model)
         if self.model.schema is None:
             raise DataError("the model has no schema: train it with one to validate it")
-        for name, other in self.challengers.items():
-            missing = [t for t in self.tasks if t not in getattr(other, "model_", other).tasks]
+        self.given = {name: getattr(m, "model_", m) for name, m in self.challengers.items()}
+        for name, other in self.given.items():
+            missing = [task for task in self.tasks if task not in other.tasks]
             if missing:
                 raise DataError(f"challenger {name!r} has no head {missing[0]!r}")
         self.raw = as_frame(self.table)
@@ -198,9 +199,8 @@ class Evidence:
     @cached_property
     def contenders(self) -> dict[str, Array]:
         """Probabilities of the model's parts and of all challengers, by name, itself left out."""
-        given = {name: getattr(m, "model_", m) for name, m in self.challengers.items()}
         found = {}
-        for name, other in {**beside(self.model), **given}.items():
+        for name, other in {**beside(self.model), **self.given}.items():
             columns = [other.tasks.index(task) for task in self.tasks]
             found[name] = other.probabilities(other.encode(self.rows.frame))[:, columns]
         return found

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import polars as pl
 from numpy.typing import NDArray
@@ -14,6 +16,9 @@ from riskmtl.validation.figure import bars
 from riskmtl.validation.result import Result, Table
 
 _TOP = 10
+# Of the explained rows, for each other network.
+_COMPARED = 100
+_NETWORKS = {"network", "blend"}
 
 
 @section("explanations", "Explanations", "Why does it say what it says?")
@@ -36,6 +41,7 @@ def explanations(evidence: Evidence) -> Result:
             "error over rows and sampling.",
         ),
         Table("explanation_stability", "Do the columns stay the same", _stable(found, again, few)),
+        *_other_networks(evidence, found),
         Table("reasons", "How often a column is among the four reasons of a flagged row",
               _reasons(explained)),
     ]  # fmt: skip
@@ -72,22 +78,59 @@ def _stable(found: Explanation, again: Explanation, few: slice) -> pl.DataFrame:
     }
     return pl.DataFrame(
         [
-            (head, name, *_agreement(first[:, :, i], second[:, :, i]))
+            (head, name, rank, common / top)
             for name, (first, second) in pairs.items()
-            for i, head in enumerate(found.heads)
+            for head, rank, common, top in _agreement(found.heads, first, second)
         ],
         schema=["head", "between", "rank correlation", "top ten in common"],
         orient="row",
     )
 
 
-def _agreement(first: NDArray[np.float64], second: NDArray[np.float64]) -> tuple[float, float]:
+def _other_networks(evidence: Evidence, found: Explanation) -> list[Table]:
+    """The columns of the model beside those of challengers given that are networks too."""
+    columns = [column.name for column in evidence.model.encoder.columns_]
+    some = slice(None, None, -(-len(found.values) // _COMPARED))
+    lines = []
+    for name, other in evidence.given.items():
+        background = thinned(other, start=0)
+        same_columns = [column.name for column in other.encoder.columns_] == columns
+        if (
+            {evidence.model.kind, other.kind} <= _NETWORKS
+            and same_columns
+            and background is not None
+        ):
+            theirs = explain_rows(other, found.inputs[some], background, heads=evidence.tasks,
+                                  seed=evidence.settings.seed)  # fmt: skip
+            agreement = _agreement(found.heads, found.values[some], theirs.values)
+            lines += [(head, name, *figures) for head, *figures in agreement]
+    if not lines:
+        return []
+    shape = ["head", "network", "rank correlation", "top columns in common", "of"]
+    return [
+        Table(
+            "other_networks",
+            "Do other networks have the same columns",
+            pl.DataFrame(lines, schema=shape, orient="row"),
+            f"Over {len(theirs.values)} of the rows. The same network trained with another seed "
+            "shows how far chance in training decides which columns come first.",
+        )
+    ]
+
+
+def _agreement(
+    heads: Sequence[str], first: NDArray[np.float64], second: NDArray[np.float64]
+) -> list[tuple[str, float, int, int]]:
+    """Of each head: rank correlation of the columns' sizes, and how many of the first both have."""
     from scipy.stats import spearmanr
 
-    a, b = np.abs(first).mean(0), np.abs(second).mean(0)
-    top = min(_TOP, len(a))
-    common = np.intersect1d(np.argsort(-a)[:top], np.argsort(-b)[:top])
-    return float(spearmanr(a, b).statistic), len(common) / top
+    lines = []
+    for position, head in enumerate(heads):
+        a, b = (np.abs(values[:, :, position]).mean(0) for values in (first, second))
+        top = min(_TOP, len(a))
+        common = np.intersect1d(np.argsort(-a)[:top], np.argsort(-b)[:top])
+        lines.append((head, float(spearmanr(a, b).statistic), len(common), top))
+    return lines
 
 
 def _reasons(explained: Explained) -> pl.DataFrame:
