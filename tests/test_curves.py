@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import pytest
@@ -261,6 +263,27 @@ def test_a_million_rows_take_seconds() -> None:
 def test_bad_rows_are_named(labels: list[float], scores: list[float], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         Ranking.of(np.array(labels), np.array(scores))
+
+
+@pytest.mark.parametrize(
+    ("use", "message"),
+    [
+        (lambda r: auc_interval(r.labels, r.labels, level=1), "level is 1: give a confidence"),
+        (lambda r: auc_interval(r.labels, r.labels, level=95), "level is 95: .* between 0 and 1"),
+        (lambda r: bootstrap_intervals(r, ["ks"], level=0), "level is 0: give a confidence"),
+        (lambda r: bootstrap_intervals(r, ["ks"], draws=0), "draws is 0: ask for at least 1"),
+        (lambda r: r.capture(1.5), "budget is 1.5: give a share from 0 to 1"),
+        (lambda r: r.capture(float("nan")), "budget is nan: give a share from 0 to 1"),
+        (lambda r: r.recall_at_fpr(-0.1), "fpr is -0.1: give a share from 0 to 1"),
+        (lambda r: r.precision(0), "budget is 0: give a share above 0 and at most 1"),
+        (lambda r: gains(r, points=0), "points is 0: ask for at least 1"),
+    ],
+)
+def test_arguments_out_of_range_are_named(use: Callable[[Ranking], Any], message: str) -> None:
+    ranking = Ranking.of(np.array([0, 1, 0, 1]), np.arange(4))
+    with pytest.raises(ValueError, match=message):
+        use(ranking)
+    assert (ranking.capture(0), ranking.capture(1), ranking.precision(1)) == (0.0, 1.0, 0.5)
 
 
 def test_an_unknown_metric_is_named() -> None:
