@@ -67,6 +67,7 @@ def test_the_example_settings_can_be_read(tmp_path: Path) -> None:
     (tmp_path / "settings.yaml").write_text(text)
     settings = load_settings(tmp_path / "settings.yaml")
     assert settings.budget("default") == 0.15
+    assert settings.vintage == "acc_product"
     assert settings.criteria["auc"].watch == 0.7
 
 

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from riskmtl.encoding import MISSING, UNSEEN
 from riskmtl.validation.curves import auc_interval
+from riskmtl.validation.ranges import require_count
 
 _POOLED = 0.01
 
@@ -59,7 +60,7 @@ def stability_index(
     Raises
     ------
     ValueError
-        If a sample is empty.
+        If a sample is empty, or `bins` is below 1.
 
     References
     ----------
@@ -75,6 +76,7 @@ def stability_index(
     """
     from scipy.stats import chi2
 
+    require_count("bins", bins)
     a, b = np.asarray(reference, dtype=np.float64), np.asarray(current, dtype=np.float64)
     if not len(a) or not len(b):
         raise ValueError("a sample has no rows: give rows of both")
@@ -161,9 +163,15 @@ def drift_classifier(
         The area under the ROC curve over rows that the trees did not see; 0.5 is no drift.
         Its interval takes the trees as given: where there is no drift it is a little too narrow,
         and its middle a little below 0.5, since the rows of one fold are not those of the other.
+
+    Raises
+    ------
+    ValueError
+        If `rows` is below 2.
     """
     import lightgbm
 
+    require_count("rows", rows, least=2)
     generator = np.random.default_rng(seed)
     parts = [x[generator.permutation(len(x))[:rows]] for x in (reference, current)]
     x = np.concatenate(parts).astype(np.float64)
@@ -192,13 +200,14 @@ def migration(before: NDArray[Any], after: NDArray[Any], grades: int) -> NDArray
     Raises
     ------
     ValueError
-        If the lengths differ, or a grade is not below ``grades``.
+        If the lengths differ, `grades` is below 1, or a grade is not below it.
 
     Examples
     --------
     >>> migration(np.array([0, 0, 1]), np.array([0, 1, 1]), 2).tolist()
     [[1, 1], [0, 1]]
     """
+    require_count("grades", grades)
     a, b = np.asarray(before, dtype=np.int64), np.asarray(after, dtype=np.int64)
     if a.shape != b.shape:
         raise ValueError(f"{len(a)} grades before and {len(b)} after: give both of each customer")
