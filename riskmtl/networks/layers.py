@@ -129,7 +129,9 @@ class Gates(nn.Module):
 
     def weights(self, logits: Tensor) -> Tensor:
         """Map what the linear form gives to weights."""
-        return logits.masked_fill(self.blocked, -math.inf).softmax(-1)
+        # Along a short last axis a softmax goes number by number, along the rows by vectors.
+        by_row = logits.masked_fill(self.blocked, -math.inf).transpose(1, 2).contiguous()
+        return by_row.softmax(1).transpose(1, 2).contiguous()
 
 
 class Trunk(nn.Module, ABC):
