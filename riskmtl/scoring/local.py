@@ -20,6 +20,7 @@ from tqdm.auto import tqdm
 from riskmtl import __version__
 from riskmtl.columns import DataError
 from riskmtl.model import RiskModel
+from riskmtl.reference import added
 from riskmtl.schema import DataSchema, RefusedRows
 from riskmtl.scorers import TreeScorer
 from riskmtl.scoring.batches import BatchScorer, ScoreSettings
@@ -137,7 +138,7 @@ def score_files(
             for receipt, was_there in job.run(threads or most):
                 tally.add(receipt, was_there)
                 bar.update(receipt["rows"])
-        folder.finish(_manifest(folder.note, tally))
+        folder.finish(_manifest(folder.note, tally, model))
     refusals = dict(tally.refusals.most_common())
     return ScoreReport(rows, tally.scored, tally.quarantined, tally.kept, refusals, Path(out))
 
@@ -189,6 +190,8 @@ class _Tally:
         self.refusals: Counter[str] = Counter()
         self.first: dict[str, str] = {}
         self.parts: list[dict[str, Any]] = []
+        self.counts: dict[str, dict[str, list[int]]] | None = None
+        self.sums: Counter[str] = Counter()
 
     def add(self, receipt: dict[str, Any], was_there: bool) -> None:
         self.kept += receipt["rows"] if was_there else 0
@@ -201,6 +204,9 @@ class _Tally:
         self.refusals.update(receipt["refused"])
         for rule, row in receipt["first"].items():
             self.first.setdefault(rule, f"{receipt['input']['name']}, row {row}")
+        if receipt["counts"] is not None:
+            self.counts = added(self.counts, receipt["counts"])
+        self.sums.update(receipt["sums"])
         self.parts.append({name: receipt[name] for name in ("part", "input", "scored", "files")})
         if self.quarantined > self.max_bad * self.rows:
             rule, count = self.refusals.most_common(1)[0]
@@ -211,13 +217,19 @@ class _Tally:
             )
 
 
-def _manifest(note: dict[str, Any], tally: _Tally) -> dict[str, Any]:
+def _manifest(note: dict[str, Any], tally: _Tally, model: RiskModel) -> dict[str, Any]:
+    drift = None
+    if model.reference is not None and tally.counts is not None:
+        drift = model.reference.drift(tally.counts).to_dicts()
     return {
         **note,
         "rows": tally.rows,
         "scored": tally.scored,
         "quarantined": tally.quarantined,
         "refused": dict(tally.refusals.most_common()),
+        "means": {task: total / max(tally.scored, 1) for task, total in tally.sums.items()},
+        "drift": drift,
+        "counts": tally.counts,
         "parts": tally.parts,
     }
 
@@ -298,7 +310,14 @@ class _Job:
             "refused": dict(zip(by_rule["_rule"], by_rule["len"], strict=True)),
             "first": dict(zip(by_rule["_rule"], by_rule["_row"], strict=True)),
             "files": files,
+            "counts": scored.counts,
+            "sums": _sums(scored.scores, self.scorer.model.tasks),
         }
+
+
+def _sums(scores: pl.DataFrame, tasks: Sequence[str]) -> dict[str, float]:
+    """Sums of probabilities, of which the means of a night follow."""
+    return {task: float(scores[f"p_{task}"].cast(pl.Float64).sum()) for task in tasks}
 
 
 def _read_columns(schema: DataSchema, source: Source) -> list[str]:

@@ -11,20 +11,11 @@ import polars as pl
 from numpy.typing import NDArray
 
 from riskmtl.encoding import MISSING, UNSEEN
+from riskmtl.stability import StabilityIndex, stability_of_counts
 from riskmtl.validation.curves import auc_interval
 from riskmtl.validation.ranges import require_count
 
 _POOLED = 0.01
-
-
-@dataclass(frozen=True, slots=True)
-class StabilityIndex:
-    """An index, its p-value, the index that chance passes once in twenty times, and the bins."""
-
-    psi: float
-    p_value: float
-    critical: float
-    bins: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,18 +46,12 @@ def stability_index(
     Returns
     -------
     StabilityIndex
-        Where a bin is empty on one side, each count has a half added.
+        See :func:`riskmtl.stability.stability_of_counts`.
 
     Raises
     ------
     ValueError
         If a sample is empty, or `bins` is below 1.
-
-    References
-    ----------
-    B. Yurdakul and J. Naranjo (2020), Statistical properties of the population stability index,
-    Journal of Risk Model Validation 14: over ``1 / n + 1 / m`` it is about chi-squared with one
-    degree of freedom less than bins.
 
     Examples
     --------
@@ -74,23 +59,11 @@ def stability_index(
     >>> stability_index(same, same).psi
     0.0
     """
-    from scipy.stats import chi2
-
     require_count("bins", bins)
     a, b = np.asarray(reference, dtype=np.float64), np.asarray(current, dtype=np.float64)
     if not len(a) or not len(b):
         raise ValueError("a sample has no rows: give rows of both")
-    first, second = _counted(a, b, bins, categorical)
-    size = len(first)
-    if size < 2:
-        return StabilityIndex(0.0, 1.0, 0.0, size)
-    if (first == 0).any() or (second == 0).any():
-        first, second = first + 0.5, second + 0.5
-    p, q = first / first.sum(), second / second.sum()
-    psi = float(((q - p) * np.log(q / p)).sum())
-    scale = 1 / len(a) + 1 / len(b)
-    p_value = float(chi2.sf(psi / scale, size - 1))
-    return StabilityIndex(psi, p_value, float(scale * chi2.ppf(0.95, size - 1)), size)
+    return stability_of_counts(*_counted(a, b, bins, categorical))
 
 
 def stability_of_columns(
@@ -257,5 +230,4 @@ def _counted(
             ).astype(np.float64)
             for x in (a, b)
         )  # fmt: skip
-    used = first + second > 0
-    return first[used], second[used]
+    return first, second
