@@ -8,7 +8,7 @@ import shlex
 import shutil
 import sys
 from collections.abc import Sequence
-from datetime import datetime
+from datetime import date, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from riskmtl.tuning import Tuned
 
 _PARTS = ("all", "train", "validation", "test")
-_SCHEDULED = ("score",)
+_SCHEDULED = ("score", "monitor")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -41,11 +41,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     options = _parser().parse_args(arguments)
     try:
-        options.run(options)
+        code = options.run(options)
     except (ValueError, OSError) as error:
         print(f"riskmtl {options.verb}: {' '.join(str(error).split())}", file=sys.stderr)
         return _exit_code(error) if options.verb in _SCHEDULED else 1
-    return 0
+    return code or 0
 
 
 def _exit_code(error: Exception) -> int:
@@ -182,6 +182,25 @@ def _parser() -> argparse.ArgumentParser:
         "--time", type=datetime.fromisoformat, help="time of the job to write down (default: now)"
     )
     _add_max_bad(score)
+
+    monitor = verbs.add_parser(
+        "monitor",
+        help="hold several nights of scores against training",
+        description="Write a page of several scoring jobs: drift of scores and columns, refused "
+        "rows, and ranking and calibration where outcomes are known. Exit codes: 0, no alert; 10, "
+        "something to watch; 11, a bound is broken; else as for score.",
+    )
+    monitor.set_defaults(run=_monitor)
+    monitor.add_argument("--model", type=Path, required=True, help="folder of the model")
+    monitor.add_argument(
+        "--scores", type=Path, nargs="+", required=True, metavar="FOLDER", help="finished jobs"
+    )
+    monitor.add_argument("--outcomes", type=Path, help="Parquet file of keys and labels")
+    monitor.add_argument(
+        "--as-of", type=date.fromisoformat, help="day of the outcomes (default: today)"
+    )
+    monitor.add_argument("--config", type=Path, help="YAML file with bounds, as for validate")
+    monitor.add_argument("--out", type=Path, required=True, help="folder for the page")
 
     explain = verbs.add_parser(
         "explain",
@@ -472,6 +491,26 @@ def _score(options: argparse.Namespace) -> None:
         print(f"{report.kept:,} of them were scored before")
     for rule, count in report.refusals.items():
         print(f"refused {count:,} rows: {rule}")
+
+
+def _monitor(options: argparse.Namespace) -> int:
+    from riskmtl.artefact import load_model
+    from riskmtl.files import read_table
+    from riskmtl.scoring.monitor import monitor
+    from riskmtl.validation import Verdict, load_settings
+
+    report = monitor(
+        load_model(options.model),
+        options.scores,
+        outcomes=None if options.outcomes is None else read_table(options.outcomes),
+        as_of=options.as_of,
+        bounds=None if options.config is None else load_settings(options.config).bounds,
+    )
+    page = report.write(options.out)
+    for section, result, _ in report.sections:
+        print(f"{section.title:<20} {result.verdict.value if result.findings else '–'}")
+    print(f"{report.verdict.value}: {page}")
+    return {Verdict.WATCH: 10, Verdict.FAIL: 11}.get(report.verdict, 0)
 
 
 def _explain(options: argparse.Namespace) -> None:

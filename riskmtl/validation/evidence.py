@@ -19,7 +19,7 @@ from riskmtl.schema import Checked, DataSchema
 from riskmtl.validation.comparison import auc_difference, bootstrap_differences, holm
 from riskmtl.validation.criteria import Criterion
 from riskmtl.validation.explained import Explained, explained
-from riskmtl.validation.result import Finding, Result, Verdict
+from riskmtl.validation.result import Finding, Question, Result, Verdict
 from riskmtl.validation.settings import Settings
 
 Array = NDArray[np.float64]
@@ -285,7 +285,7 @@ class Evidence:
 
 
 @dataclass(frozen=True)
-class Section:
+class Section(Question):
     """
     One question of a validation; call it with a model and a table.
 
@@ -296,9 +296,6 @@ class Section:
         From :class:`Evidence` to :class:`~riskmtl.validation.result.Result`.
     """
 
-    key: str
-    title: str
-    question: str
     examine: Callable[[Evidence], Result]
 
     def __call__(self, model: Any, table: Any, **options: Any) -> Result:
