@@ -133,6 +133,27 @@ def _parser() -> argparse.ArgumentParser:
     score.add_argument("--out", type=Path, required=True, help="Parquet file of scores")
     _add_max_bad(score)
 
+    export = verbs.add_parser(
+        "export",
+        help="write a network as one ONNX or .pt2 file",
+        description="Write a network with its calibrators as one file that runs without this "
+        "package and says how rows are encoded. It is compared with the model before it appears.",
+    )
+    export.set_defaults(run=_export)
+    export.add_argument("--model", type=Path, required=True, help="folder of the model")
+    export.add_argument("--out", type=Path, required=True, help="file of the program")
+    export.add_argument(
+        "--format", choices=("onnx", "pt2"), default="onnx", help="onnx (default) or pt2"
+    )
+    export.add_argument("--head", help="the one head to export (default: all)")
+    export.add_argument("--int8", action="store_true", help="matrices with 8 bits; onnx only")
+    export.add_argument(
+        "--data",
+        type=Path,
+        help="Parquet file of rows on which to compare; none of them gets into the file "
+        "(default: simulated rows)",
+    )
+
     explain = verbs.add_parser(
         "explain",
         help="say why rows of a file have their scores",
@@ -404,6 +425,34 @@ def _score(options: argparse.Namespace) -> None:
     print(f"{report.scored:,} of {report.rows:,} rows scored: {report.out}")
     if report.quarantine is not None:
         print(f"{report.quarantined:,} rows refused: {report.quarantine}")
+
+
+def _export(options: argparse.Namespace) -> None:
+    from riskmtl.artefact import load_model
+    from riskmtl.files import read_table
+    from riskmtl.scoring.export import export_model
+
+    if options.data is not None:
+        _require_other_file(options.out, options.data)
+    try:
+        report = export_model(
+            load_model(options.model),
+            options.out,
+            format=options.format,
+            head=options.head,
+            int8=options.int8,
+            rows=None if options.data is None else read_table(options.data),
+        )
+    except ImportError as error:
+        raise ValueError(str(error)) from error
+    simulated = "simulated " if options.data is None else ""
+    print(f"beside the model on {report.rows:,} {simulated}rows:")
+    for line in report.heads.iter_rows(named=True):
+        print(
+            f"{line['head']}: largest difference {line['largest']:.1e}, mean {line['mean']:.1e}, "
+            f"rank correlation {_cell(line['rank_correlation'])}"
+        )
+    print(f"program of {report.bytes:,} bytes: {report.out}")
 
 
 def _explain(options: argparse.Namespace) -> None:
