@@ -432,8 +432,7 @@ def _export(options: argparse.Namespace) -> None:
     from riskmtl.files import read_table
     from riskmtl.scoring.export import export_model
 
-    if options.data is not None:
-        _require_other_file(options.out, options.data)
+    _require_other_file(options.out, options.data or options.model)
     try:
         report = export_model(
             load_model(options.model),
@@ -447,11 +446,9 @@ def _export(options: argparse.Namespace) -> None:
         raise ValueError(str(error)) from error
     simulated = "simulated " if options.data is None else ""
     print(f"beside the model on {report.rows:,} {simulated}rows:")
-    for line in report.heads.iter_rows(named=True):
-        print(
-            f"{line['head']}: largest difference {line['largest']:.1e}, mean {line['mean']:.1e}, "
-            f"rank correlation {_cell(line['rank_correlation'])}"
-        )
+    for head, largest, mean, correlation in report.heads.iter_rows():
+        order = "all alike" if correlation is None else f"rank correlation {correlation:.6f}"
+        print(f"{head}: largest difference {largest:.1e}, mean {mean:.1e}, {order}")
     print(f"program of {report.bytes:,} bytes: {report.out}")
 
 

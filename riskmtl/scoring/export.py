@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 FORMATS = ("onnx", "pt2")
 
 _SIMULATED_ROWS = 1000
-# Runtimes add up in another order, which moves log-odds by 1e-6; a mistake moves far more than this.
+# Runtimes add up in another order, which moves log-odds by 1e-6; a mistake moves them far more.
 _TOLERANCE = 1e-4
 
 # Encoded rows to probabilities and log-odds, each (rows, heads).
