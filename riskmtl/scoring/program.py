@@ -148,6 +148,7 @@ def to_onnx(program: ExportedProgram) -> onnx.ModelProto:
         )
     assert made is not None
     proto = made.model_proto
+    _broadcast(proto.graph)
     # Shapes noted on the way are partly stale, and the traces name files of this machine.
     del proto.graph.value_info[:]
     for part in (proto.graph, *proto.graph.node, *proto.graph.input, *proto.graph.output):
@@ -156,6 +157,19 @@ def to_onnx(program: ExportedProgram) -> onnx.ModelProto:
     for value in (*proto.graph.input, *proto.graph.output):
         value.type.tensor_type.shape.dim[0].dim_param = "rows"
     return proto
+
+
+def _broadcast(graph: onnx.GraphProto) -> None:
+    """Let products broadcast the rows that groups share: a copy for each takes half the time."""
+    grouped = {weight.name for weight in graph.initializer if len(weight.dims) == 3}
+    copied = {node.output[0]: node for node in graph.node if node.op_type == "Expand"}
+    for node in graph.node:
+        if node.op_type == "MatMul" and node.input[0] in copied and node.input[1] in grouped:
+            node.input[0] = copied[node.input[0]].input[0]
+    read = {name for node in graph.node for name in node.input}
+    for output, node in copied.items():
+        if output not in read:
+            graph.node.remove(node)
 
 
 def quantised(proto: onnx.ModelProto) -> onnx.ModelProto:
@@ -181,8 +195,15 @@ def quantised(proto: onnx.ModelProto) -> onnx.ModelProto:
     add_pre_process_metadata(whole)
     with _without_noise(), TemporaryDirectory() as folder:
         path = Path(folder) / "int8.onnx"
-        # Products of two unsigned numbers are exact on every processor; others saturate on some.
-        quantize_dynamic(whole, path, op_types_to_quantize=["MatMul"], weight_type=QuantType.QUInt8)
+        # Weights use 7 of the 8 bits: with all, sums of products saturate on some processors. A
+        # scale per column would be closer, but onnxruntime takes none for grouped matrices.
+        quantize_dynamic(
+            whole,
+            path,
+            op_types_to_quantize=["MatMul"],
+            weight_type=QuantType.QInt8,
+            reduce_range=True,
+        )
         made = onnx.load(path)
     del made.metadata_props[:]
     return made
