@@ -202,6 +202,27 @@ def _parser() -> argparse.ArgumentParser:
     monitor.add_argument("--config", type=Path, help="YAML file with bounds, as for validate")
     monitor.add_argument("--out", type=Path, required=True, help="folder for the page")
 
+    export = verbs.add_parser(
+        "export",
+        help="write a network as one ONNX or .pt2 file",
+        description="Write a network with its calibrators as one file that runs without this "
+        "package and says how rows are encoded. It is compared with the model before it appears.",
+    )
+    export.set_defaults(run=_export)
+    export.add_argument("--model", type=Path, required=True, help="folder of the model")
+    export.add_argument("--out", type=Path, required=True, help="file of the program")
+    export.add_argument(
+        "--format", choices=("onnx", "pt2"), default="onnx", help="onnx (default) or pt2"
+    )
+    export.add_argument("--head", help="the one head to export (default: all)")
+    export.add_argument("--int8", action="store_true", help="matrices with 8 bits; onnx only")
+    export.add_argument(
+        "--data",
+        type=Path,
+        help="Parquet file of rows on which to compare; none of them gets into the file "
+        "(default: simulated rows)",
+    )
+
     explain = verbs.add_parser(
         "explain",
         help="say why rows of a file have their scores",
@@ -511,6 +532,31 @@ def _monitor(options: argparse.Namespace) -> int:
         print(f"{section.title:<20} {result.verdict.value if result.findings else '–'}")
     print(f"{report.verdict.value}: {page}")
     return {Verdict.WATCH: 10, Verdict.FAIL: 11}.get(report.verdict, 0)
+
+
+def _export(options: argparse.Namespace) -> None:
+    from riskmtl.artefact import load_model
+    from riskmtl.files import read_table
+    from riskmtl.scoring.export import export_model
+
+    _require_other_file(options.out, options.data or options.model)
+    try:
+        report = export_model(
+            load_model(options.model),
+            options.out,
+            format=options.format,
+            head=options.head,
+            int8=options.int8,
+            rows=None if options.data is None else read_table(options.data),
+        )
+    except ImportError as error:
+        raise ValueError(str(error)) from error
+    simulated = "simulated " if options.data is None else ""
+    print(f"beside the model on {report.rows:,} {simulated}rows:")
+    for head, largest, mean, correlation in report.heads.iter_rows():
+        order = "all alike" if correlation is None else f"rank correlation {correlation:.6f}"
+        print(f"{head}: largest difference {largest:.1e}, mean {mean:.1e}, {order}")
+    print(f"program of {report.bytes:,} bytes: {report.out}")
 
 
 def _explain(options: argparse.Namespace) -> None:
