@@ -60,8 +60,10 @@ class Nights:
 
     @cached_property
     def names(self) -> list[str]:
-        """What the nights are called: by their folders."""
-        return [folder.name for folder in self.folders]
+        """What the nights are called: by their days, or times where a day has several."""
+        times = [manifest["time"] for manifest in self.manifests]
+        days = [moment[:10] for moment in times]
+        return days if len(set(days)) == len(days) else [moment[:19] for moment in times]
 
     @cached_property
     def drift(self) -> pl.DataFrame:
