@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import shlex
 import shutil
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext, redirect_stderr
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -41,11 +43,50 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     options = _parser().parse_args(arguments)
     try:
-        options.run(options)
+        with _without_panics() if options.verb in _SCHEDULED else nullcontext():
+            options.run(options)
     except (ValueError, OSError) as error:
         print(f"riskmtl {options.verb}: {' '.join(str(error).split())}", file=sys.stderr)
         return _exit_code(error) if options.verb in _SCHEDULED else 1
     return 0
+
+
+@contextmanager
+def _without_panics() -> Iterator[None]:
+    """
+    Drop what libraries write on file descriptor 2 if the verb is refused, or write it at its end.
+
+    Reading a damaged file, polars prints pages on its own before it raises.
+    """
+    try:
+        saved, scratch = os.dup(2), os.memfd_create("stderr")
+    except (OSError, AttributeError):  # no such descriptor, or no such system
+        yield
+        return
+    with (
+        open(saved, "w", buffering=1, errors="backslashreplace") as ours,
+        open(scratch, "rb") as read,
+    ):
+        os.dup2(scratch, 2)
+        try:
+            # What this process says itself goes on as before.
+            with redirect_stderr(ours) if _is_descriptor_2(sys.stderr) else nullcontext():
+                yield
+        except (ValueError, OSError):
+            os.ftruncate(scratch, 0)
+            raise
+        finally:
+            ours.flush()
+            os.dup2(saved, 2)
+            os.lseek(scratch, 0, os.SEEK_SET)
+            shutil.copyfileobj(read, ours.buffer)
+
+
+def _is_descriptor_2(stream: Any) -> bool:
+    try:
+        return bool(stream.fileno() == 2)
+    except (AttributeError, OSError, ValueError):
+        return False
 
 
 def _exit_code(error: Exception) -> int:

@@ -21,6 +21,7 @@ from riskmtl.columns import (
     DATE_TYPES,
     DIRECTIONS,
     LARGEST,
+    LARGEST_YEAR,
     NUMBER_TYPES,
     ROLES,
     TYPES,
@@ -30,6 +31,7 @@ from riskmtl.columns import (
     among,
     decoded,
     moment,
+    out_of_years,
     parsed,
 )
 from riskmtl.splits import Part, Split, SplitRule, split_table
@@ -198,7 +200,7 @@ class DataSchema:
         if frame.is_empty():
             raise DataError("the table has no rows")
         self.require_columns(frame.schema, labelled=labelled)
-        rules = list(self._rules(set(frame.columns)))
+        rules = list(self._rules(frame.schema))
         refused = _where(frame, [fails for fails, _ in rules])
         if broken is not None:
             refused = refused | broken.is_not_null()
@@ -248,9 +250,9 @@ class DataSchema:
                     f"schema {self.name!r} says {column.type}: convert it or correct the schema"
                 )
 
-    def _rules(self, present: set[str]) -> Iterator[tuple[pl.Expr, str]]:
+    def _rules(self, dtypes: Mapping[str, pl.DataType]) -> Iterator[tuple[pl.Expr, str]]:
         for column in self.columns:
-            if column.name not in present:
+            if column.name not in dtypes:
                 continue
             value = decoded(column)
             if column.required or column.role in ("key", "time", "weight"):
@@ -262,6 +264,9 @@ class DataSchema:
                 yield number.is_infinite(), f"{column.name}: infinite"
                 if column.is_input:
                     yield number.abs() > LARGEST, f"{column.name}: beyond ±{LARGEST:g}"
+            if column.type in DATE_TYPES and (column.is_input or column.role == "time"):
+                far = out_of_years(column, dtypes[column.name])
+                yield far, f"{column.name}: beyond the years ±{LARGEST_YEAR}"
             if column.minimum is not None:
                 yield value < column.minimum, f"{column.name}: below {column.minimum:g}"
             if column.maximum is not None:
@@ -462,8 +467,14 @@ class DataSchema:
 
     def keys(self, frame: pl.DataFrame) -> pl.DataFrame:
         """Key and time columns, for an output that someone must join back."""
-        names = [c.name for c in self.with_role("key", "time") if c.name in frame.columns]
-        return frame.select(names)
+        columns = [c for c in self.with_role("key", "time") if c.name in frame.columns]
+        # A date so far away, of a refused row, cannot be written as text.
+        return frame.select(
+            pl.when(~out_of_years(c, frame.schema[c.name])).then(c.name).alias(c.name)
+            if c.type in DATE_TYPES
+            else c.name
+            for c in columns
+        )
 
     def times(self, frame: pl.DataFrame) -> pl.Series | None:
         """Moments of the rows; ``None`` without a time column."""

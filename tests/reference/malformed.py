@@ -370,9 +370,7 @@ def _arrow_fields() -> list[tuple[str, pa.DataType]]:
 # ---- damaged files -----------------------------------------------------------------------------
 
 
-def _bytes_case(
-    kind: str, name: str, data: bytes, codes: Sequence[int], **more: Any
-) -> Case:
+def _bytes_case(kind: str, name: str, data: bytes, codes: Sequence[int], **more: Any) -> Case:
     return Case(kind, name, lambda path: path.write_bytes(data), frozenset(codes), **more)
 
 
