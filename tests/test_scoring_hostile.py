@@ -150,7 +150,7 @@ def hold_against_kills(
 
 
 def test_three_kills_leave_no_trace(cards: pl.DataFrame, cards_model: Path, tmp_path: Path) -> None:
-    hold_against_kills(cards, cards_model, tmp_path, rows=60_000, part_rows=2_000, kills=3)
+    hold_against_kills(cards, cards_model, tmp_path, rows=60_000, part_rows=4_000, kills=3)
 
 
 @pytest.mark.slow
@@ -193,7 +193,7 @@ def test_a_full_disk(
     data, undisturbed, out = tmp_path / "in", tmp_path / "undisturbed", small_disk / "out"
     write_rows(cards, 20_000, data)
     assert Job(cards_model, data, undisturbed, 1_000).run() == (0, "")
-    (small_disk / "others").write_bytes(bytes(1_500_000))
+    (small_disk / "others").write_bytes(bytes(1_850_000))
     job = Job(cards_model, data, out, 1_000)
     for more in ([], ["--resume"]):
         code, err = job.run(*more)
@@ -254,6 +254,66 @@ def test_the_second_of_two_jobs_is_refused(
     assert_every_key_once(out, 60_000)
     assert Job(cards_model, data, tmp_path / "alone", 2_000).run() == (0, "")
     assert files_of(out) == files_of(tmp_path / "alone")
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("receipts/part-0000-00000.json", ""),
+        ("receipts/part-0000-00000.json", '{"part": "part-0000-00000", "files"'),
+        ("receipts/part-0000-00000.json", "[]"),
+        ("receipts/part-0000-00000.json", "{}"),
+        ("receipts/part-0000-00000.json", "\x00" * 99),
+        ("part-0000-00000.parquet", ""),
+        ("_MANIFEST.json", "{"),
+    ],
+)
+def test_a_damaged_file_of_the_job_is_written_again(
+    cards: pl.DataFrame, cards_model: Path, tmp_path: Path, run_all: Callable[..., Any],
+    name: str, text: str,
+) -> None:  # fmt: skip
+    write_rows(cards, 500, tmp_path / "in")
+    out = tmp_path / "out"
+    call = ["score", "--model", cards_model, "--data", tmp_path / "in", "--out", out]
+    call += ["--time", MOMENT, "--max-bad", "1%"]
+    assert run_all(*call).code == 0
+    before = files_of(out)
+    (out / name).write_text(text)
+    result = run_all(*call, "--resume")
+    assert (result.code, result.err) == (0, "")
+    assert files_of(out) == before
+
+
+@pytest.mark.parametrize("text", ["", "[]", "{}", "null", "\x00", '{"time": 1}'])
+def test_a_damaged_note_of_the_job_is_refused(
+    cards: pl.DataFrame, cards_model: Path, tmp_path: Path, run_all: Callable[..., Any], text: str
+) -> None:
+    write_rows(cards, 500, tmp_path / "in")
+    out = tmp_path / "out"
+    call = ["score", "--model", cards_model, "--data", tmp_path / "in", "--out", out]
+    call += ["--time", MOMENT, "--max-bad", "1%"]
+    assert run_all(*call).code == 0
+    before = files_of(out)
+    (out / "_JOB.json").write_text(text)
+    result = run_all(*call, "--resume")
+    assert result.code == 6
+    assert_one_line(result.err)
+    assert run_all(*call, "--restart").code == 0
+    assert files_of(out) == before
+
+
+def test_hidden_files_of_others_are_left_alone(
+    cards: pl.DataFrame, cards_model: Path, tmp_path: Path, run_all: Callable[..., Any]
+) -> None:
+    write_rows(cards, 500, tmp_path / "in")
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / ".env").write_text("precious")
+    call = ["score", "--model", cards_model, "--data", tmp_path / "in", "--out", out]
+    result = run_all(*call)
+    assert result.code == 6
+    assert_one_line(result.err)
+    assert files_of(out) == {".env": b"precious"}
 
 
 # ---- malformed inputs --------------------------------------------------------------------------
@@ -419,7 +479,7 @@ def test_lines_of_a_csv_file_whatever_is_read_at_once(
     path = tmp_path / "table.csv"
     path.write_text("\n".join(lines))
     source = sources.open_source(path, part_rows=1)
-    assert [part.end - part.begin for part in source.parts] == [12, 15, 10]
+    assert [part.end - part.begin for part in source.parts] == [11, 15, 10]
     read = [source.read(part).row(0) for part in source.parts]
     assert read == [("1", "x,\ny", "3"), ('say "hi"', None, None), ("", ",,,", "5")]
     path.write_text("\n".join([*lines, '"a,b,c",2']))

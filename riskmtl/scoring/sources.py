@@ -177,7 +177,9 @@ def _matches(item: str | Path) -> list[Path]:
 
 def _inside(folder: Path) -> Iterator[Path]:
     """Tables in a folder and below it; what cannot be listed raises and is not passed over."""
-    for item in os.scandir(folder):
+    with os.scandir(folder) as found:
+        items = list(found)
+    for item in items:
         path = folder / item.name
         if item.name[0] in "._":
             continue
