@@ -261,6 +261,8 @@ def _follow(manifest: Mapping[str, Any], folder: Path) -> RiskModel:
     names = [head.task for head in model.heads]
     if len(set(names)) < len(names) or not all(isinstance(name, str) for name in names):
         raise ValueError("heads must be of different tasks")
+    if len(model.tasks) == 1 and any(head.lent for head in model.heads):
+        raise ValueError("a head leans on others, but there is none")
     if "created" not in model.lineage:
         raise ValueError("the lineage does not say when the model was made")
     cardinalities = manifest["settings"].get("cardinalities", model.encoder.cardinalities_)

@@ -1,8 +1,10 @@
 """A scoring job in a hostile world: killed, out of disk, disturbed, and given nonsense."""
 
+import hashlib
 import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -485,3 +487,189 @@ def test_lines_of_a_csv_file_whatever_is_read_at_once(
     path.write_text("\n".join([*lines, '"a,b,c",2']))
     with pytest.raises(sources.TableError, match="row 3 has 2 of 3 fields"):
         sources.open_source(path)
+
+
+# ---- tampered models ---------------------------------------------------------------------------
+
+# What somebody who seals the manifest anew can change unnoticed: it says which rows to refuse, and
+# what answers are called. The golden rows are encoded already, and do not pass through the schema.
+UNNOTICED = ("schema", "heads task")
+STRANGE = [None, True, -1, 0, 3, 10**30, 1e308, float("nan"), "", "os.system", [], {}, [[None]]]
+FORBIDDEN = (
+    "exec",
+    "compile",
+    "import",
+    "os.system",
+    "os.exec",
+    "os.posix_spawn",
+    "os.fork",
+    "subprocess.Popen",
+    "socket.connect",
+    "ctypes.dlopen",
+    "pickle.find_class",
+    "marshal.loads",
+)
+
+
+class Watch:
+    """Notes whatever Python runs, imports or starts while it is on."""
+
+    def __init__(self) -> None:
+        self.is_on, self.seen = False, list[str]()
+        sys.addaudithook(self.note)  # cannot be taken away again
+
+    def note(self, event: str, arguments: tuple[Any, ...]) -> None:
+        if self.is_on and event in FORBIDDEN:
+            self.seen.append(f"{event} {arguments!r}"[:200])
+
+
+@pytest.fixture(scope="module")
+def watch() -> Watch:
+    return Watch()
+
+
+@pytest.fixture
+def judged(
+    model_folder: Path, portfolio: Any, tmp_path: Path, run_all: Callable[..., Any], watch: Watch
+) -> Callable[[Path], tuple[int, str, pl.DataFrame | None]]:
+    """Score some rows with a model and its challenger: exit code, standard error, scores."""
+    data, out = tmp_path / "data.parquet", tmp_path / "out"
+    portfolio.frame.head(20).write_parquet(data)
+
+    def call(model: Path) -> tuple[int, str, pl.DataFrame | None]:
+        shutil.rmtree(out, ignore_errors=True)
+        watch.is_on = True
+        try:
+            result = run_all(
+                *("score", "--model", model, "--data", data, "--out", out, "--time", MOMENT),
+                *("--challenger", "--max-bad", "100%"),
+            )
+        finally:
+            watch.is_on = False
+        scores = pl.read_parquet(out / "part-*.parquet") if result.code == 0 else None
+        return result.code, result.err, scores
+
+    call(model_folder)  # whatever is imported at first is imported now
+    watch.seen.clear()
+    return call
+
+
+def places_in(value: Any, at: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
+    """Ways to everything within plain values."""
+    items = value.items() if isinstance(value, dict) else enumerate(value)
+    for key, item in items:
+        yield (*at, key)
+        if isinstance(item, dict | list):
+            yield from places_in(item, (*at, key))
+
+
+def tamper_with_field(manifest: dict[str, Any], rng: random.Random) -> str:
+    """Change, remove or add something, and say where: keys without positions."""
+    by_key: dict[str, list[tuple[Any, ...]]] = {}
+    for place in places_in(manifest):
+        by_key.setdefault(place[0], []).append(place)
+    *way, key = rng.choice(by_key[rng.choice(sorted(by_key))])
+    parent: Any = manifest
+    for step in way:
+        parent = parent[step]
+    old, how = parent[key], rng.choice(["set", "remove", "add", "nudge"])
+    if how == "remove":
+        del parent[key]
+    elif how == "add" and isinstance(old, dict):
+        old["extra"] = rng.choice(STRANGE)
+    elif how == "add" and isinstance(old, list):
+        old.append(rng.choice(STRANGE))
+    elif how == "nudge" and isinstance(old, int | float) and not isinstance(old, bool):
+        parent[key] = old + 1 + abs(old) / 2
+    elif how == "nudge" and isinstance(old, str):
+        parent[key] = f"{old}x"
+    else:
+        parent[key] = rng.choice(STRANGE)
+    return " ".join(str(step) for step in (*way, key) if not isinstance(step, int))
+
+
+def tamper_with_byte(folder: Path, rng: random.Random) -> str:
+    path = rng.choice(sorted(path for path in folder.rglob("*") if path.is_file()))
+    data = bytearray(path.read_bytes())
+    data[rng.randrange(len(data))] ^= 1 << rng.randrange(8)
+    path.write_bytes(data)
+    return path.name
+
+
+def reseal(folder: Path, manifest: dict[str, Any]) -> None:
+    """As somebody would who knows how."""
+    data = json.dumps(manifest).encode()
+    (folder / "manifest.json").write_bytes(data)
+    digest = hashlib.sha256(data).hexdigest()
+    (folder / "manifest.sha256").write_text(f"{digest}  manifest.json\n")
+
+
+def faults_of_models(model: Path, copy: Path, judged: Callable[..., Any], trials: int) -> list[str]:
+    """One line for every tampered model that was taken though it should not be, or unclearly."""
+    rng, found = random.Random(0), []
+    _, _, expected = judged(model)
+    for i in range(trials):
+        shutil.rmtree(copy, ignore_errors=True)
+        shutil.copytree(model, copy)
+        is_byte = i % 2 == 0
+        if is_byte:
+            where = tamper_with_byte(copy, rng)
+        else:
+            folder = copy / rng.choice([".", "challenger"])
+            manifest = json.loads((folder / "manifest.json").read_text())
+            before = json.dumps(manifest)
+            where = tamper_with_field(manifest, rng)
+            if json.dumps(manifest) == before:
+                continue
+            reseal(folder, manifest)
+            if folder != copy:
+                outer = json.loads((copy / "manifest.json").read_text())
+                for name in ("manifest.json", "manifest.sha256"):
+                    data = (folder / name).read_bytes()
+                    outer["files"][f"challenger/{name}"] = hashlib.sha256(data).hexdigest()
+                reseal(copy, outer)
+        code, err, scores = judged(copy)
+        is_clear = code == 0 or (len(err.splitlines()) == 1 and "Traceback" not in err)
+        is_same = scores is not None and scores.equals(expected)
+        may_pass = not is_byte and (is_same or where.startswith(UNNOTICED))
+        if not is_clear or not (code == 5 or may_pass):
+            found.append(f"{i}, {where}: {code} {err[:300]}")
+    return found
+
+
+def test_a_hundred_tampered_models(
+    model_folder: Path, tmp_path: Path, judged: Callable[..., Any], watch: Watch
+) -> None:
+    """Refused, or harmless, or known to go unnoticed; and nothing in them is run."""
+    assert faults_of_models(model_folder, tmp_path / "copy", judged, 100) == []
+    assert watch.seen == []
+
+
+@pytest.mark.slow
+def test_a_thousand_tampered_models(
+    model_folder: Path, tmp_path: Path, judged: Callable[..., Any], watch: Watch
+) -> None:
+    assert faults_of_models(model_folder, tmp_path / "copy", judged, 1_000) == []
+    assert watch.seen == []
+
+
+@pytest.mark.parametrize("text", ["[" * 200_000, '{"format": ' + "9" * 5_000 + "}", "\ud800"])
+def test_a_manifest_that_breaks_its_reader(
+    model_folder: Path, tmp_path: Path, judged: Callable[..., Any], text: str
+) -> None:
+    copy = Path(shutil.copytree(model_folder, tmp_path / "copy"))
+    data = text.encode("utf-8", "surrogatepass")
+    (copy / "manifest.json").write_bytes(data)
+    digest = hashlib.sha256(data).hexdigest()
+    (copy / "manifest.sha256").write_text(f"{digest}  manifest.json\n")
+    code, err, _ = judged(copy)
+    assert code == 5
+    assert_one_line(err)
+
+
+def test_the_watch_sees_what_is_run(watch: Watch) -> None:
+    watch.is_on = True
+    exec(compile("1", "nothing", "exec"))
+    watch.is_on = False
+    assert [line.split()[0] for line in watch.seen[-2:]] == ["compile", "exec"]
+    watch.seen.clear()
