@@ -119,19 +119,19 @@ def assert_every_key_once(out: Path, rows: int) -> None:
     assert sorted(bad) == list(range(5, rows, 997))
 
 
-def killed_and_resumed(job: Job, kills: int, longest: float, seed: int) -> int:
-    """Kill a job at random moments, resume it each time, and say how many kills it took."""
-    rng, done = random.Random(seed), 0
-    for _ in range(kills):
-        process = job.start("--resume")
+def kill(job: Job, kills: int, longest: float, seed: int) -> None:
+    """Kill a job so often at random moments; each time it goes on, or begins anew if it was done."""
+    rng, more = random.Random(seed), "--resume"
+    while kills:
+        process = job.start(more)
         try:
             process.wait(rng.uniform(0, longest))
         except subprocess.TimeoutExpired:
-            process.send_signal(signal.SIGKILL)
-            done += 1
+            process.kill()
         _, err = process.communicate(timeout=60)
         assert process.returncode in (0, -signal.SIGKILL), err
-    return done
+        kills -= process.returncode != 0
+        more = "--resume" if process.returncode else "--restart"
 
 
 def hold_against_kills(
@@ -141,11 +141,9 @@ def hold_against_kills(
     write_rows(cards, rows, data)
     before = time.monotonic()
     assert Job(model, data, undisturbed, part_rows).run() == (0, "")
-    # The longest wait lets a job get far, but rarely to its end.
     longest = time.monotonic() - before
     job = Job(model, data, out, part_rows)
-    done = killed_and_resumed(job, kills, longest, seed=0)
-    assert done >= kills // 2
+    kill(job, kills, longest, seed=0)
     assert job.run("--resume") == (0, "")
     assert files_of(out) == files_of(undisturbed)
     assert_every_key_once(out, rows)
@@ -646,10 +644,10 @@ def test_a_hundred_tampered_models(
 
 
 @pytest.mark.slow
-def test_a_thousand_tampered_models(
+def test_five_hundred_tampered_models(
     model_folder: Path, tmp_path: Path, judged: Callable[..., Any], watch: Watch
 ) -> None:
-    assert faults_of_models(model_folder, tmp_path / "copy", judged, 1_000) == []
+    assert faults_of_models(model_folder, tmp_path / "copy", judged, 500) == []
     assert watch.seen == []
 
 
