@@ -120,7 +120,7 @@ def assert_every_key_once(out: Path, rows: int) -> None:
 
 
 def kill(job: Job, kills: int, longest: float, seed: int) -> None:
-    """Kill a job so often at random moments; each time it goes on, or begins anew if it was done."""
+    """Kill a job so often at random moments; it goes on, or begins anew where it was done."""
     rng, more = random.Random(seed), "--resume"
     while kills:
         process = job.start(more)
