@@ -157,7 +157,7 @@ def test_three_kills_leave_no_trace(cards: pl.DataFrame, cards_model: Path, tmp_
 def test_thirty_kills_leave_no_trace(
     cards: pl.DataFrame, cards_model: Path, tmp_path: Path
 ) -> None:
-    hold_against_kills(cards, cards_model, tmp_path, rows=1_000_000, part_rows=4_000, kills=30)
+    hold_against_kills(cards, cards_model, tmp_path, rows=1_000_000, part_rows=20_000, kills=30)
 
 
 # ---- no room -----------------------------------------------------------------------------------
