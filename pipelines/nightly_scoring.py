@@ -26,6 +26,7 @@ from typing import Any
 from riskmtl import RiskModel
 from riskmtl.cli import exit_code
 from riskmtl.files import TableError, read_table, replacing
+from riskmtl.panics import without_panics
 from riskmtl.scoring.batches import ScoreSettings
 from riskmtl.scoring.folder import MANIFEST
 from riskmtl.scoring.local import score_files
@@ -111,7 +112,8 @@ def main(arguments: list[str] | None = None) -> int:
         print(json.dumps(line, default=str), flush=True)
 
     try:
-        return _night(Plan.read(options.config), options.night, log)
+        with without_panics():
+            return _night(Plan.read(options.config), options.night, log)
     except (ValueError, OSError) as error:
         code = exit_code(error)
         log("night", "failed", code=code, reason=" ".join(str(error).split()))

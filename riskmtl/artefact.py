@@ -48,6 +48,15 @@ _KEYS = (
     "golden",
     "files",
 )
+_KINDS: dict[str, pl.DataType | type[pl.DataType]] = {
+    "number": pl.Float64,
+    "integer": pl.Int64,
+    "year": pl.Int64,
+    "string": pl.String,
+    "boolean": pl.Boolean,
+    "date": pl.Date,
+    "datetime": pl.Datetime("us"),
+}
 _GOLDEN_ROWS = 16
 # Other machines add up in another order; a wrong weight moves far more than this.
 _GOLDEN_TOLERANCE = 1e-4
@@ -213,7 +222,7 @@ def _read_manifest(folder: Path) -> tuple[dict[str, Any], str]:
         raise ArtefactError(f"{path}: changed since the model was written")
     try:
         manifest = json.loads(data)
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+    except (ValueError, RecursionError) as error:
         raise ArtefactError(f"{path}: damaged ({error})") from error
     if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
         raise ArtefactError(f"{path}: not a manifest of format {FORMAT}")
@@ -255,6 +264,11 @@ def _follow(manifest: Mapping[str, Any], folder: Path) -> RiskModel:
     )
     if not model.tasks:
         raise ValueError("there is no binary head")
+    names = [head.task for head in model.heads]
+    if len(set(names)) < len(names) or not all(isinstance(name, str) for name in names):
+        raise ValueError("heads must be of different tasks")
+    if len(model.tasks) == 1 and any(head.lent for head in model.heads):
+        raise ValueError("a head leans on others, but there is none")
     if "created" not in model.lineage:
         raise ValueError("the lineage does not say when the model was made")
     cardinalities = manifest["settings"].get("cardinalities", model.encoder.cardinalities_)
@@ -274,7 +288,15 @@ def _follow(manifest: Mapping[str, Any], folder: Path) -> RiskModel:
         inputs = [column.name for column in model.schema.input_columns]
         if inputs != [column.name for column in model.encoder.columns_]:
             raise ValueError("schema and encoder have other columns")
+        _require_rules(model.schema)
     return model
+
+
+def _require_rules(schema: DataSchema) -> None:
+    """Refuse a schema whose rules cannot be worked out, here on a row without values."""
+    row = pl.DataFrame([pl.Series(c.name, [None], _KINDS[c.type]) for c in schema.columns])
+    schema.check(row, labelled=False)
+    schema.inputs(row)
 
 
 def _read_background(folder: Path) -> NDArray[np.float32] | None:

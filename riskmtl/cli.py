@@ -8,11 +8,13 @@ import shlex
 import shutil
 import sys
 from collections.abc import Sequence
+from contextlib import nullcontext
 from datetime import date, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from riskmtl import __version__
+from riskmtl.panics import without_panics
 
 if TYPE_CHECKING:
     import polars as pl
@@ -41,7 +43,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     options = _parser().parse_args(arguments)
     try:
-        code = options.run(options)
+        with without_panics() if options.verb in _SCHEDULED else nullcontext():
+            code = options.run(options)
     except (ValueError, OSError) as error:
         print(f"riskmtl {options.verb}: {' '.join(str(error).split())}", file=sys.stderr)
         return exit_code(error) if options.verb in _SCHEDULED else 1

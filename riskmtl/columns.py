@@ -17,6 +17,9 @@ DIRECTIONS = ("both", "up", "down")
 RESERVED = ("_row", "_rule")
 # The range of a column must itself be a float32 number.
 LARGEST = 1e37
+# Of a date: far beyond any that is meant, and well within what microseconds can count.
+LARGEST_YEAR = 9999
+_FIRST_DAY, _LAST_DAY = -4_371_587, 2_932_896  # of these years, counted from 1970
 
 _TEXT = (pl.String, pl.Categorical, pl.Enum)
 
@@ -180,6 +183,22 @@ def among(
                 f"{what}: correct the schema"
             )
     return column.is_in(values if str in kinds else [float(value) for value in values])
+
+
+def out_of_years(column: Column, dtype: pl.DataType) -> pl.Expr:
+    """Where a date lies beyond the years that can be reckoned with."""
+    value = pl.col(column.name)
+    if column.type == "year":
+        return value.cast(pl.Float64).abs() > LARGEST_YEAR
+    if dtype == pl.Null:
+        return pl.lit(False)
+    # In the unit that they are kept in, since a conversion would fail. Nanoseconds end in 2262.
+    units = {"ms": 10**3, "us": 10**6, "ns": 0}
+    a_day = 86_400 * units[dtype.time_unit] if isinstance(dtype, pl.Datetime) else 1
+    if not a_day:
+        return pl.lit(False)
+    within = value.to_physical().cast(pl.Int64)
+    return ~within.is_between(_FIRST_DAY * a_day, (_LAST_DAY + 1) * a_day - 1)
 
 
 def moment(column: Column) -> pl.Expr:

@@ -36,14 +36,15 @@ def open_table(path: str | Path) -> pl.LazyFrame:
         If the file is absent, empty, truncated or not Parquet.
     """
     path = Path(path)
-    if not path.exists():
-        raise TableError(f"{path}: no such file")
-    if path.is_dir():
-        raise TableError(f"{path}: is a folder, a Parquet file was expected")
-    if path.stat().st_size == 0:
-        raise TableError(f"{path}: the file is empty")
-    with path.open("rb") as file:
-        magic = file.read(4)
+    with readable(path):
+        if not path.exists():
+            raise TableError(f"{path}: no such file")
+        if path.is_dir():
+            raise TableError(f"{path}: is a folder, a Parquet file was expected")
+        if path.stat().st_size == 0:
+            raise TableError(f"{path}: the file is empty")
+        with path.open("rb") as file:
+            magic = file.read(4)
     if magic != b"PAR1":
         raise TableError(f"{path}: not a Parquet file (it does not begin with PAR1)")
     with readable(path):
@@ -113,7 +114,9 @@ def readable(path: str | Path, kind: str = "Parquet") -> Iterator[None]:
     """Say in one sentence what is wrong with a file that polars cannot read."""
     try:
         yield
-    except (pl.exceptions.PolarsError, pl.exceptions.PanicException, OSError) as error:
+    except OSError as error:
+        raise TableError(f"{path}: cannot be read ({error.strerror or error})") from error
+    except (pl.exceptions.PolarsError, pl.exceptions.PanicException) as error:
         reason = next(iter(str(error).splitlines()), type(error).__name__)
         raise TableError(f"{path}: damaged or truncated {kind} file ({reason})") from error
 

@@ -22,6 +22,7 @@ from riskmtl.columns import (
     DATE_TYPES,
     DIRECTIONS,
     LARGEST,
+    LARGEST_YEAR,
     NUMBER_TYPES,
     ROLES,
     TYPES,
@@ -31,6 +32,7 @@ from riskmtl.columns import (
     among,
     decoded,
     moment,
+    out_of_years,
     parsed,
 )
 from riskmtl.splits import Part, Split, SplitRule, split_table
@@ -199,8 +201,8 @@ class DataSchema:
         if frame.is_empty():
             raise DataError("the table has no rows")
         self.require_columns(frame.schema, labelled=labelled)
-        rules = list(self._rules(set(frame.columns)))
-        refused = _where(frame, list(self._tests(set(frame.columns))))
+        rules = list(self._rules(frame.schema))
+        refused = _where(frame, list(self._tests(frame.schema)))
         if broken is not None:
             refused = refused | broken.is_not_null()
         if not refused.any():
@@ -249,25 +251,27 @@ class DataSchema:
                     f"schema {self.name!r} says {column.type}: convert it or correct the schema"
                 )
 
-    def _tests(self, present: set[str]) -> Iterator[pl.Expr]:
+    def _tests(self, dtypes: Mapping[str, pl.DataType]) -> Iterator[pl.Expr]:
         """What fails where any rule is broken, in fewer steps than it takes to name the rule."""
         for column in self.columns:
-            if column.name not in present:
+            if column.name not in dtypes:
                 continue
             value = decoded(column)
             if _is_needed(column):
                 yield value.is_null()
             if column.type in ("number", "integer") and not column.is_input:
                 yield value.cast(pl.Float64).is_infinite()
+            if _is_reckoned(column):
+                yield out_of_years(column, dtypes[column.name])
             low, high = _range(column)
             if (low, high) != (-math.inf, math.inf):
                 yield ~value.is_between(low, high)
             if column.enum is not None:
                 yield _is_no_choice(column, value)
 
-    def _rules(self, present: set[str]) -> Iterator[tuple[pl.Expr, str]]:
+    def _rules(self, dtypes: Mapping[str, pl.DataType]) -> Iterator[tuple[pl.Expr, str]]:
         for column in self.columns:
-            if column.name not in present:
+            if column.name not in dtypes:
                 continue
             value = decoded(column)
             if _is_needed(column):
@@ -279,6 +283,9 @@ class DataSchema:
                 yield number.is_infinite(), f"{column.name}: infinite"
                 if column.is_input:
                     yield number.abs() > LARGEST, f"{column.name}: beyond ±{LARGEST:g}"
+            if _is_reckoned(column):
+                far = out_of_years(column, dtypes[column.name])
+                yield far, f"{column.name}: beyond the years ±{LARGEST_YEAR}"
             if column.minimum is not None:
                 yield value < column.minimum, f"{column.name}: below {column.minimum:g}"
             if column.maximum is not None:
@@ -476,8 +483,14 @@ class DataSchema:
 
     def keys(self, frame: pl.DataFrame) -> pl.DataFrame:
         """Key and time columns, for an output that someone must join back."""
-        names = [c.name for c in self.with_role("key", "time") if c.name in frame.columns]
-        return frame.select(names)
+        columns = [c for c in self.with_role("key", "time") if c.name in frame.columns]
+        # A date so far away, of a refused row, cannot be written as text.
+        return frame.select(
+            pl.when(~out_of_years(c, frame.schema[c.name])).then(c.name).alias(c.name)
+            if c.type in DATE_TYPES
+            else c.name
+            for c in columns
+        )
 
     def times(self, frame: pl.DataFrame) -> pl.Series | None:
         """Moments of the rows; ``None`` without a time column."""
@@ -566,6 +579,11 @@ class DataSchema:
 
 def _is_needed(column: Column) -> bool:
     return column.required or column.role in ("key", "time", "weight")
+
+
+def _is_reckoned(column: Column) -> bool:
+    """Whether a column holds dates that are counted with."""
+    return column.type in DATE_TYPES and (column.is_input or column.role == "time")
 
 
 def _range(column: Column) -> tuple[float, float]:

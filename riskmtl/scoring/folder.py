@@ -24,6 +24,9 @@ MANIFEST = "_MANIFEST.json"
 QUARANTINE = "quarantine"
 RECEIPTS = "receipts"
 _LOCK = ".lock"
+_RECEIPT = ("part", "input", "rows", "scored", "refused", "first", "files", "counts", "sums")
+# What is written to before it is renamed; a hidden file of another name is somebody's.
+_SCRATCH = (".part-", f".{NOTE}.", f".{MANIFEST}.")
 
 
 class JobError(ValueError):
@@ -60,7 +63,12 @@ class JobFolder:
         path = self.path / RECEIPTS / f"{part}.json"
         if not path.exists():
             return None
-        found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        try:
+            found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        except ValueError:
+            return None
+        if not isinstance(found, dict) or not found.keys() >= set(_RECEIPT):
+            return None
         for name, digest in found["files"].items():
             file = self.path / name
             if not file.is_file() or hashlib.sha256(file.read_bytes()).hexdigest() != digest:
@@ -152,7 +160,8 @@ def _read_note(path: Path) -> dict[str, Any] | None:
 
 
 def _require_empty(path: Path) -> None:
-    others = [p.name for p in path.iterdir() if not p.name.startswith(".")]
+    names = [p.name for p in path.iterdir()]
+    others = [name for name in names if name != _LOCK and not name.startswith(_SCRATCH)]
     if others:
         raise JobError(f"{path}: holds other files ({others[0]}): choose a new folder")
 

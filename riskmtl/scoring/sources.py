@@ -5,6 +5,7 @@ from __future__ import annotations
 import glob
 import hashlib
 import io
+import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -151,27 +152,41 @@ def find_files(given: Sequence[str | Path]) -> list[Path]:
     """
     found: list[Path] = []
     for item in given:
-        path = Path(item)
-        if path.is_dir():
-            inside = sorted(p for p in path.rglob("*") if p.suffix.lower() in _KINDS)
-            matches = [p for p in inside if not _is_hidden(p.relative_to(path))]
-            nothing = f"{path}: the folder holds no Parquet or CSV file"
-        elif path.exists() or not glob.has_magic(str(item)):
-            matches, nothing = [path], ""
-        else:
-            matches = [Path(name) for name in sorted(glob.glob(str(item), recursive=True))]
-            nothing = f"{item}: no file fits this pattern"
-        if not matches:
-            raise TableError(nothing)
-        found += matches
+        with readable(item):
+            found += _matches(item)
     for path in found:
         if path.suffix.lower() not in _KINDS:
             raise TableError(f"{path}: neither Parquet nor CSV: name it .parquet or .csv")
     return list(dict.fromkeys(found))
 
 
-def _is_hidden(path: Path) -> bool:
-    return any(name[0] in "._" for name in path.parts)
+def _matches(item: str | Path) -> list[Path]:
+    path = Path(item)
+    if path.is_dir():
+        matches = sorted(_inside(path))
+        nothing = f"{path}: the folder holds no Parquet or CSV file"
+    elif path.exists() or not glob.has_magic(str(item)):
+        return [path]
+    else:
+        matches = [Path(name) for name in sorted(glob.glob(str(item), recursive=True))]
+        nothing = f"{item}: no file fits this pattern"
+    if not matches:
+        raise TableError(nothing)
+    return matches
+
+
+def _inside(folder: Path) -> Iterator[Path]:
+    """Tables in a folder and below it; what cannot be listed raises and is not passed over."""
+    with os.scandir(folder) as found:
+        items = list(found)
+    for item in items:
+        path = folder / item.name
+        if item.name[0] in "._":
+            continue
+        if item.is_dir(follow_symlinks=False):
+            yield from _inside(path)
+        elif path.suffix.lower() in _KINDS:
+            yield path
 
 
 def open_source(path: str | Path, *, part_rows: int = PART_ROWS) -> Source:
@@ -194,14 +209,15 @@ def open_source(path: str | Path, *, part_rows: int = PART_ROWS) -> Source:
         If it cannot be read.
     """
     path = Path(path)
-    if path.suffix.lower() == ".csv":
-        dtypes, parts = _look_at_text(path, part_rows)
-    else:
-        dtypes = open_table(path).collect_schema()
-        rows = count_rows(path)
-        parts = [Part(at, min(part_rows, rows - at)) for at in range(0, rows, part_rows)]
-    found = path.stat()
-    return Source(path, found.st_size, found.st_mtime_ns, _fingerprint(path), dtypes, tuple(parts))
+    with readable(path):
+        if path.suffix.lower() == ".csv":
+            dtypes, parts = _look_at_text(path, part_rows)
+        else:
+            dtypes = open_table(path).collect_schema()
+            rows = count_rows(path)
+            parts = [Part(at, min(part_rows, rows - at)) for at in range(0, rows, part_rows)]
+        found, fingerprint = path.stat(), _fingerprint(path)
+    return Source(path, found.st_size, found.st_mtime_ns, fingerprint, dtypes, tuple(parts))
 
 
 def _look_at_text(path: Path, part_rows: int) -> tuple[pl.Schema, list[Part]]:
@@ -211,8 +227,14 @@ def _look_at_text(path: Path, part_rows: int) -> tuple[pl.Schema, list[Part]]:
         raise TableError(f"{path}: the file is empty")
     with readable(path, "CSV"):
         dtypes = pl.scan_csv(path, infer_schema=False, glob=False).collect_schema()
-        ends = np.concatenate([*_line_ends(path)])
+        ends, fields = (np.concatenate(found) for found in zip(*_lines(path), strict=True))
     # The first line holds the names.
+    short = np.flatnonzero(fields[1:] < fields[0])
+    if len(short):
+        raise TableError(
+            f"{path}: row {short[0]:,} has {fields[short[0] + 1]} of {fields[0]} fields: the file "
+            "is damaged or truncated"
+        )
     parts = []
     for first in range(0, len(ends) - 1, part_rows):
         last = min(first + part_rows, len(ends) - 1)
@@ -220,24 +242,27 @@ def _look_at_text(path: Path, part_rows: int) -> tuple[pl.Schema, list[Part]]:
     return dtypes, parts
 
 
-def _line_ends(path: Path) -> Iterator[np.ndarray]:
-    """Where the lines of a CSV file end, in bytes from its beginning; not within quotes."""
-    begin, quotes, last = 0, 0, b"\n"
+def _lines(path: Path) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Where the lines of a CSV file end, in bytes from its beginning, and their fields."""
+    begin, quotes, commas, last = 0, 0, 0, b"\n"
     with path.open("rb") as file:
         while data := file.read(_SCANNED_BYTES):
             found = np.frombuffer(data, dtype=np.uint8)
             is_quote = found == ord('"')
-            breaks = np.flatnonzero(found == ord("\n"))
+            breaks, stops = (np.flatnonzero(found == ord(sign)) for sign in "\n,")
             if quotes % 2 or is_quote.any():
-                before = quotes + np.cumsum(is_quote)[breaks]
-                breaks = breaks[before % 2 == 0]
+                # What lies within quotes ends nothing.
+                before = quotes + np.cumsum(is_quote)
+                breaks, stops = (at[before[at] % 2 == 0] for at in (breaks, stops))
                 quotes += int(is_quote.sum())
-            yield begin + breaks + 1
+            ends = np.searchsorted(stops, breaks)
+            yield begin + breaks + 1, np.diff(ends, prepend=-commas) + 1
+            commas = len(stops) - int(ends[-1]) if len(ends) else commas + len(stops)
             begin, last = begin + len(data), data[-1:]
     if quotes % 2:
         raise TableError(f"{path}: a quote is never closed: the file is damaged")
     if last != b"\n":
-        yield np.array([begin])
+        yield np.array([begin]), np.array([commas + 1])
 
 
 def _fingerprint(path: Path) -> str:
