@@ -46,6 +46,11 @@ class JobFolder:
         self.path = path
         self.note = dict(note)
 
+    @property
+    def lineage(self) -> dict[str, Any]:
+        """What each file says of the job: its note but for the inputs."""
+        return {name: value for name, value in self.note.items() if name != "inputs"}
+
     def write(self, name: str, data: bytes) -> str:
         """Write a file whole or not at all, and return the SHA-256 of its bytes."""
         with replacing(self.path / name) as scratch:
@@ -67,7 +72,7 @@ class JobFolder:
     def _holds(self, files: Mapping[str, str]) -> bool:
         """Whether files are there, byte for byte."""
         return all(
-            (self.path / name).is_file() and _sha256(self.path / name) == digest
+            (self.path / name).is_file() and digest_of(self.path / name) == digest
             for name, digest in files.items()
         )
 
@@ -80,14 +85,12 @@ class JobFolder:
         finally:
             shutil.rmtree(path, ignore_errors=True)
 
-    def adopt(self, file: Path, name: str) -> str:
-        """Take a file over from a scratch folder, and return the SHA-256 of its bytes."""
-        digest = _sha256(file)
+    def adopt(self, file: Path, name: str) -> None:
+        """Take a file over from a scratch folder."""
         with file.open("rb") as written:
             os.fsync(written.fileno())
         file.replace(self.path / name)
         sync_folder(self.path)
-        return digest
 
     def discard(self) -> None:
         """Delete what the job has written but for its note."""
@@ -219,7 +222,8 @@ def _remove_scratch(path: Path) -> None:
                 (folder / name).unlink()
 
 
-def _sha256(path: Path) -> str:
+def digest_of(path: Path) -> str:
+    """SHA-256 of a file."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 

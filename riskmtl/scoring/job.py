@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -9,6 +10,8 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
+
+import polars as pl
 
 from riskmtl import __version__
 from riskmtl.columns import DataError
@@ -162,3 +165,14 @@ class Tally:
         """What is said to whoever asked for the job."""
         refusals = dict(self.refusals.most_common())
         return ScoreReport(self.rows, self.scored, self.quarantined, self.kept, refusals, out)
+
+
+def table_bytes(frame: pl.DataFrame, format: str, metadata: dict[str, str]) -> bytes:
+    """A table as the bytes of a file; in CSV, lists are joined and nothing says whence it came."""
+    data = io.BytesIO()
+    if format == "csv":
+        lists = [name for name, dtype in frame.schema.items() if dtype == pl.List(pl.String)]
+        frame.with_columns(pl.col(lists).list.join(";")).write_csv(data)
+    else:
+        frame.write_parquet(data, metadata=metadata)
+    return data.getvalue()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import json
 from collections import deque
 from collections.abc import Iterator, Sequence
@@ -18,7 +17,7 @@ from tqdm.auto import tqdm
 from riskmtl.model import RiskModel
 from riskmtl.scoring.batches import BatchScorer, ScoreSettings
 from riskmtl.scoring.folder import QUARANTINE, JobFolder, open_folder
-from riskmtl.scoring.job import ScoreReport, Tally, job_note, require_rows
+from riskmtl.scoring.job import ScoreReport, Tally, job_note, require_rows, table_bytes
 from riskmtl.scoring.sources import PART_ROWS, Part, Source, find_files, open_source
 
 FORMATS = ("parquet", "csv")
@@ -162,17 +161,17 @@ class _Job:
         scored = self.scorer.score(frame, part.start, broken)
         place = {"name": source.path.name, "fingerprint": source.fingerprint,
                  "start": part.start, "rows": part.rows}  # fmt: skip
-        lineage = {name: self.folder.note[name] for name in self.folder.note if name != "inputs"}
+        lineage = self.folder.lineage
         metadata = {"riskmtl": json.dumps({**lineage, "input": place})}
         name = f"{task.name}.{self.format}"
-        files = {name: self.folder.write(name, _bytes(scored.scores, self.format, metadata))}
+        files = {name: self.folder.write(name, table_bytes(scored.scores, self.format, metadata))}
         refused = scored.quarantine
         if refused.height:
             # As they were read, whatever could be made of them.
             rows = (refused["_row"] - part.start).to_numpy()
             kept = refused.select("_row", "_rule").hstack(raw[rows].get_columns())
             name = f"{QUARANTINE}/{task.name}.parquet"
-            files[name] = self.folder.write(name, _bytes(kept, "parquet", metadata))
+            files[name] = self.folder.write(name, table_bytes(kept, "parquet", metadata))
         by_rule = refused.group_by("_rule", maintain_order=True).agg(pl.len(), pl.first("_row"))
         return {
             **lineage,
@@ -187,13 +186,3 @@ class _Job:
             },
             "files": files,
         }
-
-
-def _bytes(frame: pl.DataFrame, format: str, metadata: dict[str, str]) -> bytes:
-    data = io.BytesIO()
-    if format == "csv":
-        lists = [name for name, dtype in frame.schema.items() if dtype == pl.List(pl.String)]
-        frame.with_columns(pl.col(lists).list.join(";")).write_csv(data)
-    else:
-        frame.write_parquet(data, metadata=metadata)
-    return data.getvalue()
