@@ -71,22 +71,26 @@ def spark_session(master: str | None = None) -> Iterator[SparkSession]:
     SparkError
         If Spark does not start, or a session has another master.
     """
-    from pyspark.sql import SparkSession
+    from pyspark import SparkContext
 
-    active = SparkSession.getActiveSession()
-    if active is not None:
-        found = active.sparkContext.master
-        if master not in (None, found):
-            raise SparkError(
-                f"a Spark session is open with master {found}: stop it to use {master}"
-            )
-        yield _of_job(active)
+    if SparkContext._active_spark_context is not None:
+        yield _of_job(_running(master))
         return
     started = _started(master)
     try:
         yield _of_job(started)
     finally:
         started.stop()
+
+
+def _running(master: str | None) -> SparkSession:
+    from pyspark.sql import SparkSession
+
+    session: SparkSession = SparkSession.builder.getOrCreate()
+    found = session.sparkContext.master
+    if master not in (None, found):
+        raise SparkError(f"a Spark session is open with master {found}: stop it to use {master}")
+    return session
 
 
 def _of_job(session: SparkSession) -> SparkSession:
