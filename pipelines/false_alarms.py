@@ -16,8 +16,8 @@ from validation_report import PORTFOLIO, settings_of, trained_models
 
 from riskmtl import RiskModel, load_schema, simulate_portfolio
 from riskmtl.files import replacing
-from riskmtl.schema import DataSchema
-from riskmtl.validation import Verdict, validate
+from riskmtl.schema import Split
+from riskmtl.validation import Report, Verdict, validate
 from riskmtl.validation.sections import SECTIONS
 
 ROOT = Path(__file__).parents[1]
@@ -37,7 +37,9 @@ def main() -> None:
     models = trained_models(options.models / PORTFOLIO, schema, seen)
     for seed in range(options.seeds):
         if seed not in done:
-            found += _alarms(seed, options.rows, schema, dict(models))
+            parts = schema.split(_portfolio(seed, options.rows))
+            found += _alarms(seed, parts, dict(models))
+            found += _without_drift(seed, parts.test, models["model"])
             with replacing(record) as scratch:
                 scratch.write_text(json.dumps(found, indent=1))
             print(f"seed {seed}", flush=True)
@@ -89,17 +91,33 @@ def page(found: pl.DataFrame, rows: int) -> str:
         "",
         "New merchants and device models turn up month by month in the portfolio, so that a column "
         "is no longer as in training is true: stability says so each time, of the column and not "
-        "of the scores.",
+        "of the scores. Without drift are two random halves of the same later rows.",
         "",
     ]
     return "\n".join(lines)
 
 
-def _alarms(
-    seed: int, rows: int, schema: DataSchema, models: dict[str, RiskModel]
-) -> list[dict[str, object]]:
+def _portfolio(seed: int, rows: int) -> pl.DataFrame:
     # The seeds from 2000 on are those of no other job.
-    parts = schema.split(simulate_portfolio(rows, seed=2000 + seed).frame)
+    return simulate_portfolio(rows, seed=2000 + seed).frame
+
+
+def _without_drift(seed: int, rows: pl.DataFrame, model: RiskModel) -> list[dict[str, object]]:
+    """Stability of one random half of the rows against the other, which cannot have drifted."""
+    shuffled = rows.sample(fraction=1, shuffle=True, seed=seed)
+    half = shuffled.height // 2
+    report = validate(
+        model,
+        shuffled[:half],
+        reference=shuffled[half:],
+        settings=settings_of(PORTFOLIO),
+        sections=[section for section in SECTIONS if section.key == "stability"],
+    )
+    (line,) = _lines(seed, report)
+    return [{**line, "section": "stability, without drift"}]
+
+
+def _alarms(seed: int, parts: Split, models: dict[str, RiskModel]) -> list[dict[str, object]]:
     report = validate(
         models.pop("model"),
         parts.test,
@@ -108,6 +126,10 @@ def _alarms(
         settings=settings_of(PORTFOLIO),
         sections=[section for section in SECTIONS if section.key not in _NO_VERDICTS],
     )
+    return _lines(seed, report)
+
+
+def _lines(seed: int, report: Report) -> list[dict[str, object]]:
     return [
         {
             "seed": seed,

@@ -25,6 +25,7 @@ from safetensors.numpy import load_file, save_file
 from riskmtl.encoding import FeatureEncoder
 from riskmtl.errors import unknown_name
 from riskmtl.model import Head, RiskModel
+from riskmtl.reference import Reference
 from riskmtl.schema import DataSchema
 from riskmtl.scorers import SCORERS
 
@@ -33,6 +34,7 @@ MANIFEST = "manifest.json"
 SEAL = "manifest.sha256"
 CHALLENGER = "challenger"
 BACKGROUND = "background.safetensors"
+REFERENCE = "reference.json"
 
 _KEYS = (
     "format",
@@ -124,6 +126,9 @@ def _write(model: RiskModel, folder: Path) -> None:
         _write(model.challenger, folder / CHALLENGER)
     if model.background is not None:
         save_file({"rows": model.background}, folder / BACKGROUND)
+    if model.reference is not None:
+        text = json.dumps(model.reference.to_dict())
+        (folder / REFERENCE).write_text(text, encoding="utf-8")
     rows = model.encoder.simulate(_GOLDEN_ROWS, seed=0)
     manifest = {
         "format": FORMAT,
@@ -246,6 +251,7 @@ def _follow(manifest: Mapping[str, Any], folder: Path) -> RiskModel:
         lineage=dict(manifest["lineage"]),
         made_by=dict(manifest["estimator"]),
         background=_read_background(folder),
+        reference=_read_reference(folder),
     )
     if not model.tasks:
         raise ValueError("there is no binary head")
@@ -259,6 +265,11 @@ def _follow(manifest: Mapping[str, Any], folder: Path) -> RiskModel:
         raise ValueError("network and heads have other regressions")
     if model.background is not None and model.background.shape[1] != len(model.encoder.columns_):
         raise ValueError("background and encoder have other columns")
+    if model.reference is not None:
+        described = [[bins.name for bins in kind] for kind in
+                     (model.reference.columns, model.reference.scores)]  # fmt: skip
+        if described != [[column.name for column in model.encoder.columns_], model.tasks]:
+            raise ValueError("reference and encoder have other columns, or other tasks")
     if model.schema is not None:
         inputs = [column.name for column in model.schema.input_columns]
         if inputs != [column.name for column in model.encoder.columns_]:
@@ -271,6 +282,12 @@ def _read_background(folder: Path) -> NDArray[np.float32] | None:
         return None
     rows: NDArray[np.float32] = load_file(folder / BACKGROUND)["rows"]
     return rows
+
+
+def _read_reference(folder: Path) -> Reference | None:
+    if not (folder / REFERENCE).exists():
+        return None
+    return Reference.from_dict(json.loads((folder / REFERENCE).read_text(encoding="utf-8")))
 
 
 def _require_same_rows(model: RiskModel, challenger: RiskModel, folder: Path) -> None:

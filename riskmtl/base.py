@@ -45,6 +45,7 @@ from riskmtl.prepared import (
     require_weighted_classes,
     warn_of_uninformative,
 )
+from riskmtl.reference import Reference
 from riskmtl.schema import DataSchema
 from riskmtl.scorers import Scorer
 from riskmtl.training.rows import TrainingRows
@@ -130,6 +131,9 @@ class MultiTaskEstimator(ExplainerMixin, ClassifierMixin, BaseEstimator, ABC):  
         data = self._prepare(X, y, sample_weight, X_val, y_val, sample_weight_val)
         model = self._fit_model(data, started)
         model.background = representative_rows(model, data.rows.x, seed=data.seed)
+        model.reference = Reference.of(
+            model.encoder.columns_, data.rows.x, model.tasks, model.margins(data.validation.x)
+        )
         if model.challenger is not None:
             model.challenger.background = model.background
         self._take_up(model)

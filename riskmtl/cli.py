@@ -8,7 +8,7 @@ import shlex
 import shutil
 import sys
 from collections.abc import Sequence
-from datetime import datetime
+from datetime import date, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from riskmtl.tuning import Tuned
 
 _PARTS = ("all", "train", "validation", "test")
-_SCHEDULED = ("score",)
+_SCHEDULED = ("score", "monitor")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -43,11 +43,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     options = _parser().parse_args(arguments)
     try:
-        options.run(options)
+        code = options.run(options)
     except (ValueError, OSError) as error:
         print(f"riskmtl {options.verb}: {' '.join(str(error).split())}", file=sys.stderr)
         return _exit_code(error) if options.verb in _SCHEDULED else 1
-    return 0
+    return code or 0
 
 
 def _exit_code(error: Exception) -> int:
@@ -193,6 +193,46 @@ def _parser() -> argparse.ArgumentParser:
         "--time", type=datetime.fromisoformat, help="time of the job to write down (default: now)"
     )
     _add_max_bad(score)
+
+    monitor = verbs.add_parser(
+        "monitor",
+        help="hold several nights of scores against training",
+        description="Write a page of several scoring jobs: drift of scores and columns, refused "
+        "rows, and ranking and calibration where outcomes are known. Exit codes: 0, no alert; 10, "
+        "something to watch; 11, a bound is broken; else as for score.",
+    )
+    monitor.set_defaults(run=_monitor)
+    monitor.add_argument("--model", type=Path, required=True, help="folder of the model")
+    monitor.add_argument(
+        "--scores", type=Path, nargs="+", required=True, metavar="FOLDER", help="finished jobs"
+    )
+    monitor.add_argument("--outcomes", type=Path, help="Parquet file of keys and labels")
+    monitor.add_argument(
+        "--as-of", type=date.fromisoformat, help="day of the outcomes (default: today)"
+    )
+    monitor.add_argument("--config", type=Path, help="YAML file with bounds, as for validate")
+    monitor.add_argument("--out", type=Path, required=True, help="folder for the page")
+
+    export = verbs.add_parser(
+        "export",
+        help="write a network as one ONNX or .pt2 file",
+        description="Write a network with its calibrators as one file that runs without this "
+        "package and says how rows are encoded. It is compared with the model before it appears.",
+    )
+    export.set_defaults(run=_export)
+    export.add_argument("--model", type=Path, required=True, help="folder of the model")
+    export.add_argument("--out", type=Path, required=True, help="file of the program")
+    export.add_argument(
+        "--format", choices=("onnx", "pt2"), default="onnx", help="onnx (default) or pt2"
+    )
+    export.add_argument("--head", help="the one head to export (default: all)")
+    export.add_argument("--int8", action="store_true", help="matrices with 8 bits; onnx only")
+    export.add_argument(
+        "--data",
+        type=Path,
+        help="Parquet file of rows on which to compare; none of them gets into the file "
+        "(default: simulated rows)",
+    )
 
     explain = verbs.add_parser(
         "explain",
@@ -511,6 +551,51 @@ def _score_with_spark(options: argparse.Namespace, settings: ScoreSettings) -> S
         restart=options.restart,
         time=options.time,
     )
+
+
+def _monitor(options: argparse.Namespace) -> int:
+    from riskmtl.artefact import load_model
+    from riskmtl.files import read_table
+    from riskmtl.scoring.monitor import monitor
+    from riskmtl.validation import Verdict, load_settings
+
+    report = monitor(
+        load_model(options.model),
+        options.scores,
+        outcomes=None if options.outcomes is None else read_table(options.outcomes),
+        as_of=options.as_of,
+        bounds=None if options.config is None else load_settings(options.config).bounds,
+    )
+    page = report.write(options.out)
+    for section, result, _ in report.sections:
+        print(f"{section.title:<20} {result.verdict.value if result.findings else '–'}")
+    print(f"{report.verdict.value}: {page}")
+    return {Verdict.WATCH: 10, Verdict.FAIL: 11}.get(report.verdict, 0)
+
+
+def _export(options: argparse.Namespace) -> None:
+    from riskmtl.artefact import load_model
+    from riskmtl.files import read_table
+    from riskmtl.scoring.export import export_model
+
+    _require_other_file(options.out, options.data or options.model)
+    try:
+        report = export_model(
+            load_model(options.model),
+            options.out,
+            format=options.format,
+            head=options.head,
+            int8=options.int8,
+            rows=None if options.data is None else read_table(options.data),
+        )
+    except ImportError as error:
+        raise ValueError(str(error)) from error
+    simulated = "simulated " if options.data is None else ""
+    print(f"beside the model on {report.rows:,} {simulated}rows:")
+    for head, largest, mean, correlation in report.heads.iter_rows():
+        order = "all alike" if correlation is None else f"rank correlation {correlation:.6f}"
+        print(f"{head}: largest difference {largest:.1e}, mean {mean:.1e}, {order}")
+    print(f"program of {report.bytes:,} bytes: {report.out}")
 
 
 def _explain(options: argparse.Namespace) -> None:

@@ -125,11 +125,15 @@ def decoded(column: Column) -> pl.Expr:
     value = pl.col(column.name)
     if column.type == "string":
         value = value.cast(pl.String)
+        if not column.missing_values:
+            return value
         is_missing = value.is_in(list(column.missing_values))
     elif column.type in NUMBER_TYPES:
         # Compared as floats, whatever the width or kind of number that the table has.
         number = value.cast(pl.Float64)
-        is_missing = number.is_nan() | number.is_in([float(v) for v in column.missing_values])
+        is_missing = number.is_nan()
+        if column.missing_values:
+            is_missing |= number.is_in([float(v) for v in column.missing_values])
     else:
         return value
     return pl.when(is_missing).then(None).otherwise(value).alias(column.name)

@@ -28,6 +28,7 @@ FIRST_KNOWN = 2
 
 # A code must survive the trip through float32.
 _MOST_CODES = 2**24 - FIRST_KNOWN
+_BLOCK = 2048
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,15 +157,15 @@ class FeatureEncoder(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         extra = [name for name in frame.columns if name not in set(names)]
         if extra:
             raise ValueError(f"column {extra[0]!r} was not there in training: drop it")
-        encoded = np.empty((frame.height, len(names)), dtype=np.float32)
-        for position, column in enumerate(self.columns_):
-            values = frame[column.name]
-            encoded[:, position] = (
-                _codes(values, column.vocabulary)
-                if column.vocabulary is not None
-                else _numbers(values)
-            )
-        return encoded
+        return _side_by_side(
+            [
+                _numbers(frame[column.name])
+                if column.vocabulary is None
+                else _codes(frame[column.name], column.vocabulary)
+                for column in self.columns_
+            ],
+            frame.height,
+        )
 
     def get_feature_names_out(self, input_features: Any = None) -> NDArray[Any]:
         """Names of the encoded columns: those of the raw ones."""
@@ -226,6 +227,16 @@ class FeatureEncoder(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         if isinstance(self.min_count, str) or self.min_count < 1:
             raise ValueError(f"min_count must be 'auto' or at least 1, got {self.min_count!r}")
         return self.min_count
+
+
+def _side_by_side(columns: Sequence[NDArray[Any]], rows: int) -> NDArray[np.float32]:
+    """Lay columns side by side, some rows at a time: a block stays in the cache."""
+    encoded = np.empty((rows, len(columns)), dtype=np.float32)
+    for start in range(0, rows, _BLOCK):
+        block = slice(start, start + _BLOCK)
+        for position, values in enumerate(columns):
+            encoded[block, position] = values[block]
+    return encoded
 
 
 def _categorical_names(given: Any, frame: pl.DataFrame) -> set[str]:
@@ -300,9 +311,8 @@ def _numbers(values: pl.Series) -> NDArray[np.float32]:
         )
         raise ValueError(f"column {values.name!r} is {dtype}, not a number: {remedy}")
     numbers = values.cast(pl.Float32).to_numpy()
-    too_large = np.abs(numbers) > LARGEST
-    if too_large.any():
-        row = int(np.flatnonzero(too_large)[0])
+    if (numbers > LARGEST).any() or (numbers < -LARGEST).any():
+        row = int(np.flatnonzero(np.abs(numbers) > LARGEST)[0])
         raise ValueError(
             f"column {values.name!r} holds {values[row]} in row {row}: infinity, or a value too "
             "large for float32, cannot be encoded; correct it or set it to missing"

@@ -151,7 +151,8 @@ class MultiTaskClassifier(MultiTaskEstimator):
     checkpoint_dir : str, optional
         Folder for the last checkpoint; an interrupted `fit` goes on from there.
     trainer_options : mapping, optional
-        Passed on to :class:`pytorch_lightning.Trainer`.
+        Passed on to :class:`pytorch_lightning.Trainer`. ``{"strategy": "ddp", "devices": 4}``: four
+        processes train one network, each on its share of every batch, and each ends with it.
     callbacks : sequence of pytorch_lightning.Callback
     logger : pytorch_lightning logger, optional
     verbose : bool

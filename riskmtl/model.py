@@ -22,6 +22,7 @@ from riskmtl.columns import KINDS
 from riskmtl.encoding import FeatureEncoder
 from riskmtl.errors import unknown_name
 from riskmtl.frames import as_frame
+from riskmtl.reference import Reference
 from riskmtl.schema import DataSchema
 from riskmtl.scorers import Scorer
 
@@ -140,6 +141,8 @@ class RiskModel:
         A model of the same tasks trained on the same rows. A blend answers with both.
     background : ndarray of shape (rows, features), optional
         Encoded training rows that explanations compare with.
+    reference : Reference, optional
+        How training rows and scores were distributed, for drift.
     """
 
     encoder: FeatureEncoder
@@ -150,6 +153,7 @@ class RiskModel:
     made_by: dict[str, Any] = field(default_factory=dict)
     challenger: RiskModel | None = None
     background: NDArray[np.float32] | None = None
+    reference: Reference | None = None
 
     @classmethod
     def load(cls, folder: str | Path, *, with_challenger: bool = False) -> RiskModel:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import date, datetime, timedelta
@@ -199,7 +200,7 @@ class DataSchema:
             raise DataError("the table has no rows")
         self.require_columns(frame.schema, labelled=labelled)
         rules = list(self._rules(set(frame.columns)))
-        refused = _where(frame, [fails for fails, _ in rules])
+        refused = _where(frame, list(self._tests(set(frame.columns))))
         if broken is not None:
             refused = refused | broken.is_not_null()
         if not refused.any():
@@ -248,12 +249,28 @@ class DataSchema:
                     f"schema {self.name!r} says {column.type}: convert it or correct the schema"
                 )
 
+    def _tests(self, present: set[str]) -> Iterator[pl.Expr]:
+        """What fails where any rule is broken, in fewer steps than it takes to name the rule."""
+        for column in self.columns:
+            if column.name not in present:
+                continue
+            value = decoded(column)
+            if _is_needed(column):
+                yield value.is_null()
+            if column.type in ("number", "integer") and not column.is_input:
+                yield value.cast(pl.Float64).is_infinite()
+            low, high = _range(column)
+            if (low, high) != (-math.inf, math.inf):
+                yield ~value.is_between(low, high)
+            if column.enum is not None:
+                yield _is_no_choice(column, value)
+
     def _rules(self, present: set[str]) -> Iterator[tuple[pl.Expr, str]]:
         for column in self.columns:
             if column.name not in present:
                 continue
             value = decoded(column)
-            if column.required or column.role in ("key", "time", "weight"):
+            if _is_needed(column):
                 yield value.is_null(), f"{column.name}: missing"
             if column.role == "weight":
                 yield value < 0, f"{column.name}: negative weight"
@@ -267,10 +284,7 @@ class DataSchema:
             if column.maximum is not None:
                 yield value > column.maximum, f"{column.name}: above {column.maximum:g}"
             if column.enum is not None:
-                allowed: list[Any] = list(column.enum)
-                if column.type in NUMBER_TYPES:
-                    value, allowed = value.cast(pl.Float64), [float(v) for v in allowed]
-                yield ~value.is_in(allowed), f"{column.name}: not an allowed value"
+                yield _is_no_choice(column, value), f"{column.name}: not an allowed value"
 
     def from_text(self, frame: pl.DataFrame) -> tuple[pl.DataFrame, pl.Series]:
         """
@@ -548,6 +562,26 @@ class DataSchema:
         """SHA-256 of the schema's content."""
         text = json.dumps(self.to_dict(), sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _is_needed(column: Column) -> bool:
+    return column.required or column.role in ("key", "time", "weight")
+
+
+def _range(column: Column) -> tuple[float, float]:
+    """Between which numbers a column's values must lie."""
+    low = -math.inf if column.minimum is None else column.minimum
+    high = math.inf if column.maximum is None else column.maximum
+    if column.type in ("number", "integer") and column.is_input:
+        low, high = max(low, -LARGEST), min(high, LARGEST)
+    return (max(low, 0.0) if column.role == "weight" else low), high
+
+
+def _is_no_choice(column: Column, value: pl.Expr) -> pl.Expr:
+    allowed: list[Any] = list(column.enum or ())
+    if column.type in NUMBER_TYPES:
+        value, allowed = value.cast(pl.Float64), [float(v) for v in allowed]
+    return ~value.is_in(allowed)
 
 
 def _where(frame: pl.DataFrame, fails: Sequence[pl.Expr]) -> pl.Series:

@@ -254,7 +254,7 @@ def test_a_model_replaces_an_older_one(
 ) -> None:
     small.save(model_copy)
     files = {"manifest.json", "manifest.sha256", "coefficients.safetensors"}
-    files.add("background.safetensors")
+    files |= {"background.safetensors", "reference.json"}
     assert set(content(model_copy)) == files
     assert [path.name for path in model_copy.parent.iterdir()] == ["model"]
     loaded = LogisticBaseline.load(model_copy)
@@ -334,6 +334,7 @@ def test_the_older_model_survives_if_the_new_one_cannot_take_its_place(
 FILES = [
     "weights.safetensors",
     "background.safetensors",
+    "reference.json",
     "challenger/background.safetensors",
     "challenger/manifest.json",
     "challenger/manifest.sha256",

@@ -364,7 +364,7 @@ def test_a_bootstrap_needs_probabilities(score, row):
 def test_a_bootstrap_needs_a_known_metric_and_a_draw():
     with pytest.raises(ValueError, match="unknown metric 'briar': did you mean 'brier'"):
         bootstrap_differences(SMALL, FLAWED, PERFECT, metrics=["log_loss", "briar"])
-    with pytest.raises(ValueError, match="draws is 0: ask for at least one"):
+    with pytest.raises(ValueError, match="draws is 0: ask for at least 1"):
         bootstrap_differences(SMALL, FLAWED, PERFECT, draws=0)
 
 

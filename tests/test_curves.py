@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import pytest
@@ -10,6 +12,7 @@ from scipy.stats import ks_2samp, norm
 from sklearn.metrics import average_precision_score, roc_auc_score
 
 from riskmtl.metrics import recall_at_fpr
+from riskmtl.validation.comparison import auc_difference
 from riskmtl.validation.curves import (
     Ranking,
     auc_interval,
@@ -82,6 +85,42 @@ def test_the_interval_is_delongs() -> None:
     seen = ~np.isnan(y)
     found = auc_interval(y, s)
     assert error_of(found) ** 2 == pytest.approx(slow_variance(y[seen], s[seen]), rel=1e-9)
+
+
+# 113 patients with a haemorrhage: outcome good or poor, WFNS score, and S100B in 0.01 µg/l
+# (N. Turck and others 2010, Intensive Care Medicine 36, 107-115; table ``aSAH`` of R's pROC).
+OUTCOME = (
+    "GGGGPPGPGGPGPPGGPGPPPGPGGGGGGGGGPGGPPGPPGGGGGGGGGPPGGGPGGG"
+    "PGPGGPPPGPPGPPPPGGGPPGPGGGGGGPGGGGGGGGGGGGPPPPPPGGGPGGG"
+)
+WFNS = (
+    "11113254125255125225211112121134214541425511241125521251222"
+    "151125214524414121421232421451154221113125225552445111"
+)
+S100B = """
+    13 14 10 4 13 10 47 16 18 10 12 10 44 71 4 8 49 4 7 33 9 9 7 11 7 17 7 11 13 19 5 16 41 14 34
+    35 48 9 96 25 50 46 16 7 43 45 11 8 9 86 52 8 6 13 207 10 14 15 7 6 77 5 9 30 3 9 4 23 70 9 27
+    71 8 26 8 16 9 13 10 8 11 33 11 28 7 10 32 22 7 5 24 38 10 15 8 14 10 7 4 19 56 14 58 32 82 74
+    15 47 17 44 15 50 48
+"""
+
+
+def test_areas_of_a_published_table_are_those_of_other_programs() -> None:
+    """
+    What Stata's roctab (area, error) and pROC's roc.test (z, p) say of it, digit by digit.
+
+    Both follow DeLong, DeLong and Clarke-Pearson; see X. Robin and others (2011), BMC
+    Bioinformatics 12, 77.
+    """
+    y = np.array([outcome == "P" for outcome in OUTCOME], dtype=float)
+    wfns, s100b = np.array(list(WFNS), dtype=float), np.array(S100B.split(), dtype=float)
+    found = auc_interval(y, s100b)
+    assert found.estimate == pytest.approx(0.7314, abs=5e-5)
+    assert error_of(found) == pytest.approx(0.05165929, abs=5e-9)
+    difference = auc_difference(y, wfns, s100b)
+    error = (difference.high - difference.low) / (2 * norm.ppf(0.975))
+    assert difference.estimate / error == pytest.approx(2.209, abs=5e-4)
+    assert difference.p_value == pytest.approx(0.02718, abs=5e-6)
 
 
 def test_customers_of_one_row_change_little_and_copies_widen() -> None:
@@ -224,6 +263,27 @@ def test_a_million_rows_take_seconds() -> None:
 def test_bad_rows_are_named(labels: list[float], scores: list[float], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         Ranking.of(np.array(labels), np.array(scores))
+
+
+@pytest.mark.parametrize(
+    ("use", "message"),
+    [
+        (lambda r: auc_interval(r.labels, r.labels, level=1), "level is 1: give a confidence"),
+        (lambda r: auc_interval(r.labels, r.labels, level=95), "level is 95: .* between 0 and 1"),
+        (lambda r: bootstrap_intervals(r, ["ks"], level=0), "level is 0: give a confidence"),
+        (lambda r: bootstrap_intervals(r, ["ks"], draws=0), "draws is 0: ask for at least 1"),
+        (lambda r: r.capture(1.5), "budget is 1.5: give a share from 0 to 1"),
+        (lambda r: r.capture(float("nan")), "budget is nan: give a share from 0 to 1"),
+        (lambda r: r.recall_at_fpr(-0.1), "fpr is -0.1: give a share from 0 to 1"),
+        (lambda r: r.precision(0), "budget is 0: give a share above 0 and at most 1"),
+        (lambda r: gains(r, points=0), "points is 0: ask for at least 1"),
+    ],
+)
+def test_arguments_out_of_range_are_named(use: Callable[[Ranking], Any], message: str) -> None:
+    ranking = Ranking.of(np.array([0, 1, 0, 1]), np.arange(4))
+    with pytest.raises(ValueError, match=message):
+        use(ranking)
+    assert (ranking.capture(0), ranking.capture(1), ranking.precision(1)) == (0.0, 1.0, 0.5)
 
 
 def test_an_unknown_metric_is_named() -> None:

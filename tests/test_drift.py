@@ -120,3 +120,13 @@ def test_mistakes_are_named() -> None:
     for grade in (-1, 2):
         with pytest.raises(ValueError, match="not one of 0 to 1"):
             migration(np.array([0]), np.array([grade]), 2)
+
+
+def test_arguments_out_of_range_are_named() -> None:
+    rows = np.arange(20.0, dtype=np.float32)
+    with pytest.raises(ValueError, match="bins is 0: ask for at least 1"):
+        stability_index(rows, rows, bins=0)
+    with pytest.raises(ValueError, match="rows is 1: ask for at least 2"):
+        drift_classifier(rows[:, None], rows[:, None], [False], rows=1)
+    with pytest.raises(ValueError, match="grades is 0: ask for at least 1"):
+        migration(np.array([], dtype=int), np.array([], dtype=int), 0)

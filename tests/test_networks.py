@@ -1,5 +1,6 @@
 """Networks: equal to their loops, blind to the order of rows, sound at missing and odd values."""
 
+import copy
 from collections.abc import Callable, Sequence
 from itertools import combinations, pairwise, product
 
@@ -674,3 +675,46 @@ def test_numeric_embeddings_have_the_width_they_say() -> None:
     for embedding, width in ((Standardized(2), 1), (Periodic(2, 5), 5)):
         assert embedding(torch.zeros(3, 2)).shape == (3, 2, width)
         assert embedding.width == width
+
+
+# --- Some of the heads ----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("trunk", sorted([*TRUNKS, "own_bottoms"]))
+@pytest.mark.parametrize("levels", [1, 2])
+def test_some_heads_answer_as_in_the_whole_network(
+    trunk: str, levels: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(TRUNKS, "own_bottoms", OwnBottoms)
+    config = NetworkConfig(
+        network=trunk,
+        levels=levels,
+        members=2,
+        expert_units=(6, 4),
+        shared_units=(5,),
+        linear_path=levels == 1,
+    )
+    network = network_of(config, tasks=3, regression=[True, False, False])
+    x = torch.from_numpy(rows_like(MIXED, 5)).double()
+    before, whole = network(x), copy.deepcopy(network.state_dict())
+    for tasks in ([0], [1], [2, 0], [0, 1, 2]):
+        some = network.only(tasks)
+        torch.testing.assert_close(some(x), before[:, tasks], rtol=1e-12, atol=1e-12)
+        sizes = [sum(p.numel() for p in part.parameters()) for part in (some, network)]
+        assert sizes[0] < sizes[1] or len(tasks) == 3
+    assert all(torch.equal(whole[name], tensor) for name, tensor in network.state_dict().items())
+
+
+def test_a_head_of_ple_keeps_its_experts_and_the_shared() -> None:
+    config = NetworkConfig(network="ple", levels=1, task_experts=2, shared_experts=3)
+    (level,) = network_of(config, tasks=3).only([1]).trunk.levels
+    assert level.stream.tolist() == [0, 0, 1, 1, 1]
+    assert level.gates.blocked.shape == (1, 1, 5)
+    assert not level.gates.blocked.any()
+
+
+def test_heads_of_independent_networks_are_networks() -> None:
+    parts = [network_of(NetworkConfig(network="single_task"), 1, seed=seed) for seed in range(3)]
+    x = torch.from_numpy(rows_like(MIXED, 5)).double()
+    network = IndependentNetworks(parts)
+    assert torch.equal(network.only([2, 0])(x), network(x)[:, [2, 0]])

@@ -67,6 +67,7 @@ def test_the_example_settings_can_be_read(tmp_path: Path) -> None:
     (tmp_path / "settings.yaml").write_text(text)
     settings = load_settings(tmp_path / "settings.yaml")
     assert settings.budget("default") == 0.15
+    assert settings.vintage == "acc_product"
     assert settings.criteria["auc"].watch == 0.7
 
 
@@ -84,7 +85,7 @@ def test_the_map_names_every_module() -> None:
 
 @pytest.mark.parametrize(
     "target",
-    ["demo", "report", "browser", "test", "lint", "benchmark", "peers", "benchmark-alarms"],
+    ["demo", "report", "browser", "java", "test", "lint", "benchmark", "peers", "benchmark-alarms"],
 )
 def test_make_targets_exist(target: str) -> None:
     makefile = (ROOT / "Makefile").read_text()

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import time
 import warnings
+from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import pytest
@@ -222,3 +224,20 @@ def test_a_million_rows_take_seconds() -> None:
     brier_parts(y, p)
     reliability_curve(y, p)
     assert time.perf_counter() - started < 20
+
+
+@pytest.mark.parametrize(
+    ("figure", "options", "message"),
+    [
+        (reliability_curve, {"bins": 0}, "bins is 0: ask for at least 1"),
+        (reliability_curve, {"draws": 0}, "draws is 0: ask for at least 1"),
+        (reliability_curve, {"level": 90}, "level is 90: give a confidence between 0 and 1"),
+        (calibration_index, {"knots": 0}, "knots is 0: ask for at least 1"),
+        (hosmer_lemeshow, {"groups": -1}, "groups is -1: ask for at least 1"),
+    ],
+)
+def test_arguments_out_of_range_are_named(
+    figure: Callable[..., Any], options: dict[str, float], message: str
+) -> None:
+    with pytest.raises(ValueError, match=message):
+        figure(*drawn(100, 0), **options)

@@ -174,7 +174,6 @@ def test_refused_rows_are_counted_over_all_batches(
     assert set(quarantine["_rule"]) == {"acc_age: below 18"}
     assert_frame_equal(quarantine.drop("_row", "_rule"), frame[bad_rows])
     assert [batch.scores.height for batch in scored] == [200, 200, 200]
-    assert [len(batch.encoded) for batch in scored] == [199, 198, 199]
     scores = pl.concat([b.scores for b in scored])
     assert scores["quarantined"].arg_true().to_list() == bad_rows
     answers = scores.filter("quarantined").select(pl.col("^(p|margin|grade)_.*$").is_null().all())
@@ -193,7 +192,7 @@ def test_a_batch_may_be_refused_whole(
     else:
         frame = cards.head(30).with_columns(amount=pl.lit(500.0))
     scored = next(score_batches(model, [frame]))
-    assert (len(scored.encoded), scored.quarantine.height) == (0, 30)
+    assert scored.quarantine.height == 30
     assert scored.scores["quarantined"].all()
     assert scored.scores["p_fraud"].is_null().all()
 

@@ -350,6 +350,11 @@ def test_files_score_as_on_this_machine(
     assert manifest["time"] == "2026-01-02T00:00:00"
     assert {name for part in manifest["parts"] for name in part["files"]} == parts
     assert sum(part["scored"] for part in manifest["parts"]) == 6000
+    # So that riskmtl monitor takes nights of either engine.
+    assert manifest["counts"] is not None
+    assert manifest["counts"] == local["counts"]
+    assert manifest["drift"] == local["drift"]
+    assert manifest["means"] == pytest.approx(local["means"], abs=1e-6)
     written = pl.read_parquet_metadata(out / "part-00000.parquet")
     assert manifest["model_id"] in written["org.apache.spark.sql.parquet.row.metadata"]
 
@@ -423,15 +428,11 @@ def test_refused_rows_go_to_quarantine(
 def test_a_file_that_changes_while_it_is_read(
     spark: Any, model_folder: Path, inside: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def disturbed(*arguments: Any) -> Any:
+    def disturbed(*arguments: Any, **options: Any) -> Any:
         os.utime(inside / "c*.parquet", ns=(0, 0))
-        return real(*arguments)
+        return engine.scored_frame(*arguments, **options)
 
-    real = engine.scored_frame
-    monkeypatch.setattr(
-        "riskmtl.scoring.spark_job.scored_frame",
-        lambda *arguments, is_text: disturbed(*arguments),
-    )
+    monkeypatch.setattr("riskmtl.scoring.spark_job.scored_frame", disturbed)
     with pytest.raises(TableError, match="was changed while the job read it"):
         score_files_spark(model_folder, inside, tmp_path / "out")
     assert [path.name for path in (tmp_path / "out").glob("[!.]*")] == ["_JOB.json"]
@@ -514,9 +515,12 @@ def test_a_killed_task_neither_loses_nor_doubles_rows(
     assert (tmp_path / "killed").exists()
     assert (report.rows, report.scored) == (6000, 6000)
     assert_same(scores_in(tmp_path / "out"), expected)
-    assert len(list((tmp_path / "out").glob("*.parquet"))) == len(
-        json.loads((tmp_path / "out" / "_MANIFEST.json").read_text())["parts"]
-    )
+    manifest = json.loads((tmp_path / "out" / "_MANIFEST.json").read_text())
+    assert len(list((tmp_path / "out").glob("*.parquet"))) == len(manifest["parts"])
+    # What the killed attempt had counted is not in it.
+    score_files(load_model(model_folder), portfolio_file, tmp_path / "local")
+    local = json.loads((tmp_path / "local" / "_MANIFEST.json").read_text())
+    assert manifest["counts"] == local["counts"]
 
 
 def always_killed(order: Any, batches: Iterator[Any]) -> Iterator[Any]:
@@ -530,7 +534,7 @@ def always_killed(order: Any, batches: Iterator[Any]) -> Iterator[Any]:
 def test_a_task_that_is_always_killed_ends_the_job_in_a_sentence(
     spark: Any,
     model_folder: Path,
-    inside: Path,
+    portfolio_file: Path,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -538,9 +542,9 @@ def test_a_task_that_is_always_killed_ends_the_job_in_a_sentence(
     with monkeypatch.context() as patch:
         patch.setattr(engine, "_score_partition", always_killed)
         with pytest.raises(SparkError, match=r"^Spark gave up: .*Python worker exited.*$"):
-            score_files_spark(model_folder, inside, out)
+            score_files_spark(model_folder, portfolio_file, out)
     assert sorted(path.name for path in out.iterdir()) == [".lock", "_JOB.json"]
-    assert score_files_spark(model_folder, inside, out, resume=True).scored == 6000
+    assert score_files_spark(model_folder, portfolio_file, out, resume=True).scored == 6000
 
 
 def counting(log: Path) -> Callable[..., Iterator[Any]]:

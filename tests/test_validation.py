@@ -14,6 +14,8 @@ import pytest
 from scipy.stats import norm
 
 from riskmtl import DataSchema, LogisticBaseline, MultiTaskClassifier, RiskModel, simulate_portfolio
+from riskmtl.explain.attribution import explain_rows
+from riskmtl.explain.explanation import Explanation
 from riskmtl.schema import Split
 from riskmtl.validation import Evidence, Finding, Result, Settings, Verdict, load_settings, section
 from riskmtl.validation import validate as validate_model
@@ -113,6 +115,41 @@ def test_rows_that_break_the_schema_are_counted(logistic: RiskModel, later: pl.D
     assert found.table("refused").row(0) == ("acc_age: below 18", later.height // 50)
 
 
+def test_it_says_how_late_outcomes_arrive(logistic: RiskModel, later: pl.DataFrame) -> None:
+    """Defaults are known after 120 days, frauds after 45, and takeovers on the day."""
+    table = next(t for t in data(logistic, later).tables if t.key == "lateness")
+    assert "months from the row to 2024-12-31" in table.note
+    assert "from age 4 on for default" in table.note
+    assert "from age 2 on for fraud" in table.note
+    assert "at every age for takeover" in table.note
+    ages = table.frame["age in months"].to_list()
+    assert ages == list(range(9))
+    whole = later.filter(
+        pl.col("snapshot_date").is_between(pl.date(2024, 8, 1), pl.date(2024, 8, 31))
+    )
+    known = table.frame.filter(pl.col("age in months") == 4).row(0, named=True)
+    assert known["rows"] == whole.height
+    assert known["default observed"] == pytest.approx(whole["default"].is_not_null().mean())
+    assert known["fraud observed"] == 1.0
+
+
+def test_outcomes_that_never_level_off_are_said_so(
+    cards_schema: DataSchema, cards: pl.DataFrame
+) -> None:
+    model = LogisticBaseline(schema=cards_schema, random_state=0).fit(cards)
+    months = pl.int_range(pl.len()) // 34
+    rising = cards.with_columns(
+        day=pl.date(2024, 1 + months, 1), online=pl.int_range(pl.len()) % 12 >= months
+    )
+    table = next(t for t in data(model, rising).tables if t.key == "lateness")
+    # The schema names no day of record, and defaults are known of all rows.
+    assert "to the last row" in table.note
+    assert "among the oldest rows only for fraud" in table.note
+    assert table.frame.columns == ["age in months", "rows", "fraud observed"]
+    known = cards.with_columns(online=pl.lit(True))
+    assert "lateness" not in [t.key for t in data(model, known).tables]
+
+
 def test_drift_is_caught_by_stability(
     logistic: RiskModel, portfolio_parts: Split, later: pl.DataFrame
 ) -> None:
@@ -136,6 +173,34 @@ def test_drift_is_caught_by_stability(
         for r in (clean, found)
     )
     assert drift_auc > max(0.9, clean_auc + 0.05)
+
+
+def test_stability_is_shown_by_the_month_or_any_other_vintage(
+    logistic: RiskModel, later: pl.DataFrame
+) -> None:
+    def by(vintage: str) -> pl.DataFrame:
+        settings = Settings(vintage=vintage, min_events=2, graded=())
+        return stability(logistic, later, settings=settings).table("vintages")
+
+    monthly = by("")
+    assert monthly["vintage"].unique().sort().to_list() == [f"2024-{m:02}" for m in range(4, 13)]
+    assert by("snapshot_date").equals(monthly)
+    products = by("acc_product").filter(pl.col("head") == "fraud")
+    assert products["vintage"].to_list() == later["acc_product"].unique().sort().to_list()
+    known = later.filter(pl.col("fraud").is_not_null())
+    assert (
+        products["rows"].to_list()
+        == known.group_by("acc_product").len().sort("acc_product")["len"].to_list()
+    )
+    # Numbers keep their order, and a row that has none belongs to no vintage.
+    later = later.with_columns(
+        acc_tenure_months=pl.when(pl.col("acc_age") > 30).then(pl.col("acc_age").clip(0, 60) // 4)
+    )
+    tenures = by("acc_tenure_months").filter(pl.col("head") == "fraud")
+    numbers = [int(vintage) for vintage in tenures["vintage"]]
+    assert numbers == sorted(numbers)
+    assert numbers[0] < 10 <= numbers[-1]
+    assert tenures["rows"].sum() == known.filter(pl.col("acc_age") > 30).height
 
 
 def test_miscalibration_is_caught_by_calibration(logistic: RiskModel, later: pl.DataFrame) -> None:
@@ -261,7 +326,7 @@ def test_too_few_events_give_no_verdict(logistic: RiskModel, later: pl.DataFrame
     for found in (discrimination(logistic, few), calibration(logistic, few)):
         assert {f.verdict for f in found.findings if f.head == "takeover"} == {Verdict.TOO_FEW}
         assert {f.verdict for f in found.findings if f.head == "default"} == {Verdict.PASS}
-    found = limits(logistic, few)
+    found = limits(logistic, few, settings=Settings(explained_rows=2))
     assert any("takeover: 0 events" in note for note in found.notes)
 
 
@@ -344,7 +409,7 @@ def test_values_beyond_training_are_counted(logistic: RiskModel, later: pl.DataF
         .then(pl.lit("kiosk"))
         .otherwise("acc_channel"),
     )
-    table = limits(logistic, odd).table("outside")
+    table = limits(logistic, odd, settings=Settings(explained_rows=2)).table("outside")
     shares = dict(zip(table["column"], table["share of rows"], strict=True))
     assert shares["acc_limit"] >= 100 / odd.height
     assert shares["acc_channel"] == pytest.approx(50 / odd.height)
@@ -357,6 +422,66 @@ def test_explanations_name_the_columns_of_the_law(logistic: RiskModel, later: pl
     assert found.table("explanation_stability")["rank correlation"].min() > 0.8
     shares = found.table("reasons")["share of rows"]
     assert shares.is_between(0, 1).all()
+
+
+def test_top_columns_are_compared_with_those_of_other_networks(
+    trained: MultiTaskClassifier,
+    logistic: RiskModel,
+    parts: Split,
+    schema: DataSchema,
+    tiny: dict[str, Any],
+) -> None:
+    options = {**tiny, "random_state": 1, "challenger": None}
+    seed_1 = MultiTaskClassifier(schema=schema, **options).fit(parts.train, X_val=parts.validation)
+    settings = Settings(explained_rows=120)
+    given = {"itself": trained, "seed_1": seed_1, "logistic": logistic}
+    found = explanations(trained, parts.test, challengers=given, settings=settings)
+    table = next(t for t in found.tables if t.key == "other_networks")
+    assert "Over 60 of the rows" in table.note
+    frame = table.frame
+    assert frame["network"].unique().sort().to_list() == ["itself", "seed_1"]
+    same = frame.filter(pl.col("network") == "itself")
+    assert same["rank correlation"].to_list() == pytest.approx([1.0] * 3)
+    assert same["top columns in common"].to_list() == same["of"].to_list() == [10] * 3
+    other = frame.filter(pl.col("network") == "seed_1")
+    assert other["rank correlation"].is_between(-1, 0.999).all()
+    assert other["top columns in common"].is_between(0, 10).all()
+    for model, beside in ((trained, {"logistic": logistic}), (logistic, {"itself": trained})):
+        few = Settings(explained_rows=2)
+        found = explanations(model, parts.test, challengers=beside, settings=few)
+        assert "other_networks" not in [t.key for t in found.tables]
+
+
+def test_reasons_that_tie_are_counted_from_the_explanations_that_are_there(
+    trained: MultiTaskClassifier, parts: Split, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = []
+
+    def counted(*arguments: Any, **options: Any) -> Explanation:
+        asked.append(1)
+        return explain_rows(*arguments, **options)
+
+    monkeypatch.setattr("riskmtl.validation.explained.explain_rows", counted)
+    evidence = Evidence(trained, parts.test, settings=Settings(explained_rows=20))
+    explanations.examine(evidence)
+    table = limits.examine(evidence).table("ties")
+    assert len(asked) == 1
+    assert evidence.explained is not None
+    found = evidence.explained.explanation
+    for position, head in enumerate(found.heads):
+        tied = 0
+        for values, errors in zip(
+            found.values[:, :, position], found.errors[:, :, position], strict=True
+        ):
+            order = np.argsort(-values)[:5]
+            gains, spread = np.maximum(values[order], 0), np.where(values > 0, errors, 0)[order]
+            last = min(int((gains > 0).sum()), 4) - 1
+            reach = 2 * np.hypot(spread[last], spread[last + 1])
+            tied += last >= 0 and gains[last] - gains[last + 1] < reach
+        row = table.filter(pl.col("head") == head).row(0, named=True)
+        assert row["explained rows"] == 20
+        assert row["share whose last reason ties"] == pytest.approx(tied / 20)
+    assert 0 < table["share whose last reason ties"].max() <= 1
 
 
 def test_use_finds_the_cheapest_cut_off(logistic: RiskModel, later: pl.DataFrame) -> None:
@@ -516,6 +641,8 @@ def test_mistakes_are_named_before_the_work(
         (Settings(graded=("defualt",)), "graded: unknown head 'defualt': did you mean 'default'"),
         (Settings(alert_budget={"frud": 0.1}), "alert_budget: unknown head 'frud'"),
         (Settings(decision="aproved"), "decision: unknown column 'aproved'"),
+        (Settings(vintage="acc_prodct"), "vintage: unknown column 'acc_prodct'"),
+        (Settings(vintage="account_id"), "vintage: column 'account_id' has .* and may have 60"),
     ],
 )
 def test_names_in_settings_are_checked_first(

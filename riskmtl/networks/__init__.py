@@ -179,6 +179,27 @@ class Network(nn.Module):
         smaller.towers = self.towers.cut(members)
         return smaller
 
+    def only(self, tasks: Sequence[int]) -> Network:
+        """
+        A copy with some of the heads, without what only the others use.
+
+        Parameters
+        ----------
+        tasks : sequence of int
+            Positions of the heads, in the order wanted.
+
+        Returns
+        -------
+        Network
+            Scores these heads as the whole network does.
+        """
+        smaller = copy.deepcopy(self)
+        smaller.regression = self.regression[list(tasks)]
+        smaller.trunk = self.trunk.only(tasks)
+        smaller.linear = None if self.linear is None else self.linear.only(tasks)
+        smaller.towers = self.towers.only(tasks)
+        return smaller
+
 
 class IndependentNetworks(nn.Module):
     """
@@ -202,3 +223,7 @@ class IndependentNetworks(nn.Module):
         """A copy with the first members of each network only."""
         networks = [network for network in self.networks if isinstance(network, Network)]
         return IndependentNetworks([network.cut(members) for network in networks])
+
+    def only(self, tasks: Sequence[int]) -> IndependentNetworks:
+        """A copy with the networks of some of the tasks."""
+        return IndependentNetworks([copy.deepcopy(self.networks[task]) for task in tasks])

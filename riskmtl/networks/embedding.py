@@ -64,7 +64,7 @@ class NumericEmbedding(nn.Module, ABC):
     def forward(self, x: Tensor) -> Tensor:
         """Embed ``(batch, features)`` as ``(batch, features, width)``."""
         unknown = torch.isnan(x)
-        embedded = self.embed(torch.where(unknown, torch.zeros_like(x), x))
+        embedded = self.embed(x.nan_to_num(0.0))
         return torch.where(unknown.unsqueeze(-1), self.missing, embedded)
 
 

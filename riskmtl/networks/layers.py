@@ -99,6 +99,13 @@ class GroupMLP(nn.Module):
             x = self.dropout(torch.relu_(layer(x) if position else x))
         return x
 
+    def only(self, groups: Sequence[int]) -> GroupMLP:
+        """A copy with some of the groups."""
+        smaller = copy.deepcopy(self)
+        for parameter in smaller.parameters():
+            parameter.data = parameter.data[list(groups)]
+        return smaller
+
 
 class Gates(nn.Module):
     r"""
@@ -129,7 +136,17 @@ class Gates(nn.Module):
 
     def weights(self, logits: Tensor) -> Tensor:
         """Map what the linear form gives to weights."""
-        return logits.masked_fill(self.blocked, -math.inf).softmax(-1)
+        # Along a short last axis a softmax goes number by number, along the rows by vectors.
+        by_row = logits.masked_fill(self.blocked, -math.inf).transpose(1, 2).contiguous()
+        return by_row.softmax(1).transpose(1, 2).contiguous()
+
+    def only(self, gates: Sequence[int], experts: Sequence[int]) -> Gates:
+        """A copy with some of the gates, over some of the experts."""
+        smaller = copy.deepcopy(self)
+        weight = smaller.linear.weight
+        weight.data = weight.data[list(gates)][:, :, list(experts)].contiguous()
+        smaller.blocked = self.blocked[list(gates)][:, :, list(experts)].contiguous()
+        return smaller
 
 
 class Trunk(nn.Module, ABC):
@@ -158,6 +175,40 @@ class Trunk(nn.Module, ABC):
     def forward(self, x: Tensor) -> Tensor:
         """Map ``(batch, in)`` to ``(tasks, batch, out)``."""
         return self.rest(*self.first(x))
+
+    def only(self, tasks: Sequence[int]) -> Trunk:
+        """
+        A trunk that answers for some of the tasks.
+
+        Parameters
+        ----------
+        tasks : sequence of int
+
+        Returns
+        -------
+        Trunk
+            All of this one, with the other representations left out; a subclass that knows what
+            only the other tasks use drops that.
+        """
+        return _SomeTasks(self, tasks)
+
+
+class _SomeTasks(Trunk):
+    """Another trunk's representations of some tasks."""
+
+    def __init__(self, whole: Trunk, tasks: Sequence[int]) -> None:
+        super().__init__()
+        self.whole = copy.deepcopy(whole)
+        self.tasks = list(tasks)
+        self.out_features = whole.out_features
+
+    def first(self, x: Tensor) -> tuple[Tensor, ...]:
+        """What the whole trunk does first."""
+        return self.whole.first(x)
+
+    def rest(self, *parts: Tensor) -> Tensor:
+        """What it does then, for some tasks."""
+        return self.whole.rest(*parts)[self.tasks]
 
 
 class Gated(NamedTuple):
@@ -218,6 +269,13 @@ class LinearPath(nn.Linear):
         """Start at zero."""
         nn.init.zeros_(self.weight)
 
+    def only(self, tasks: Sequence[int]) -> LinearPath:
+        """A copy for some of the tasks."""
+        smaller = copy.deepcopy(self)
+        smaller.weight.data = smaller.weight.data[list(tasks)]
+        smaller.out_features = len(tasks)
+        return smaller
+
 
 class Towers(nn.Module):
     """
@@ -262,10 +320,16 @@ class Towers(nn.Module):
 
     def cut(self, members: int) -> Towers:
         """The towers of the first members only."""
+        return self._some(range(self.tasks), range(members))
+
+    def only(self, tasks: Sequence[int]) -> Towers:
+        """The towers of some of the tasks."""
+        return self._some(tasks, range(self.members))
+
+    def _some(self, tasks: Sequence[int], members: Sequence[int]) -> Towers:
         smaller = copy.deepcopy(self)
-        smaller.members = members
-        groups = torch.arange(self.tasks * self.members).view(self.tasks, self.members)
-        kept = groups[:, :members].flatten()
+        smaller.tasks, smaller.members = len(tasks), len(members)
+        kept = [task * self.members + member for task in tasks for member in members]
         for parameter in smaller.parameters():
             parameter.data = parameter.data[kept]
         return smaller

@@ -80,6 +80,4 @@ def pool_members(outputs: Tensor, regression: Tensor) -> Tensor:
     # Through logarithms, so that very small probabilities keep their digits.
     log_odds = functional.logsigmoid(outputs).logsumexp(0)
     log_odds = log_odds - functional.logsigmoid(-outputs).logsumexp(0)
-    if not regression.any():
-        return log_odds
     return torch.where(regression, outputs.mean(0), log_odds)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import copy
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
@@ -39,6 +42,13 @@ class MMoE(Trunk):
         """Experts, mixed by the gates."""
         experts, gates = parts
         return mix(self.gates.weights(gates), self.experts.rest(experts))
+
+    def only(self, tasks: Sequence[int]) -> MMoE:
+        """A copy with the gates of some of the tasks, and all experts."""
+        smaller = copy.deepcopy(self)
+        experts = self.gates.blocked.shape[-1]
+        smaller.gates = self.gates.only(tasks, range(experts))
+        return smaller
 
     def gated(self, x: Tensor) -> list[Gated]:
         """What gates and experts say of rows ``(batch, in)``; all experts are shared."""

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import copy
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor, nn
 
@@ -74,6 +77,21 @@ class ExtractionLayer(nn.Module):
         """What gates and experts say, from what :meth:`first` gives."""
         return Gated(self.gates.weights(gates), self.experts.rest(experts), self.stream)
 
+    def only(self, tasks: Sequence[int]) -> ExtractionLayer:
+        """A copy of an only level for some of the tasks: their gates, their experts, the shared."""
+        shared = self.gated_streams
+        streams = [*tasks, shared]
+        kept = [expert for stream in streams for expert in self._experts_of(stream)]
+        smaller = copy.deepcopy(self)
+        smaller.experts = self.experts.only(kept)
+        smaller.gates = self.gates.only(tasks, kept)
+        smaller.stream = torch.tensor([streams.index(s) for s in self.stream[kept].tolist()])
+        smaller.gated_streams = len(tasks)
+        return smaller
+
+    def _experts_of(self, stream: int) -> list[int]:
+        return (self.stream == stream).nonzero().flatten().tolist()
+
 
 class PLE(Trunk):
     """
@@ -108,6 +126,14 @@ class PLE(Trunk):
     def gated(self, x: Tensor) -> list[Gated]:
         """What gates and experts of each level say of rows ``(batch, in)``."""
         return self._mixed(*self.first(x))[0]
+
+    def only(self, tasks: Sequence[int]) -> Trunk:
+        """A trunk for some of the tasks; with several levels all experts feed the shared stream."""
+        if len(self.levels) > 1:
+            return super().only(tasks)
+        smaller = copy.deepcopy(self)
+        smaller.levels = nn.ModuleList([self._level(0).only(tasks)])
+        return smaller
 
     def _mixed(self, *parts: Tensor) -> tuple[list[Gated], Tensor]:
         """What each level says, and the last level's streams."""

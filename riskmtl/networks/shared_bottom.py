@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import copy
+from collections.abc import Sequence
+
 from torch import Tensor
 
 from riskmtl.networks.config import NetworkConfig
@@ -32,3 +35,9 @@ class SharedBottom(Trunk):
     def rest(self, *parts: Tensor) -> Tensor:
         """The body's output, for every task."""
         return self.body.rest(*parts).expand(self.tasks, -1, -1)
+
+    def only(self, tasks: Sequence[int]) -> SharedBottom:
+        """A copy that answers for so many tasks: they differ in their towers alone."""
+        smaller = copy.deepcopy(self)
+        smaller.tasks = len(tasks)
+        return smaller

@@ -75,13 +75,13 @@ class Scored(NamedTuple):
         A line per row of the batch; see :func:`score_batches`.
     quarantine : polars.DataFrame
         Refused rows with ``_row``, counted from the first batch's first row, and ``_rule``.
-    encoded : ndarray of shape (scored rows, features)
-        What the model saw.
+    counts : dict or None
+        The scored rows by the bins of the model's reference, if it keeps one.
     """
 
     scores: pl.DataFrame
     quarantine: pl.DataFrame
-    encoded: NDArray[np.float32]
+    counts: dict[str, dict[str, list[int]]] | None
 
 
 def score_batches(
@@ -234,7 +234,8 @@ class BatchScorer:
         """
         good, quarantine = self._checked(frame, broken)
         encoded = self.model.encode(good)
-        answers = pl.DataFrame(self._answers(good, encoded))
+        outputs = self.model.outputs(encoded)
+        answers = pl.DataFrame(self._answers(good, encoded, outputs))
         is_good = np.ones(frame.height, dtype=bool)
         if quarantine.height:
             is_good[quarantine["_row"].to_numpy()] = False
@@ -248,7 +249,8 @@ class BatchScorer:
                 pl.Series("quarantined", ~is_good),
             ]
         )
-        return Scored(scores, quarantine.with_columns(pl.col("_row") + first_row), encoded)
+        refused = quarantine.with_columns(pl.col("_row") + first_row)
+        return Scored(scores, refused, self._counts(encoded, outputs))
 
     def _checked(self, frame: pl.DataFrame, broken: pl.Series | None) -> Checked:
         schema = self.model.schema
@@ -260,10 +262,22 @@ class BatchScorer:
         schema = self.model.schema
         return [] if schema is None else schema.keys(frame).get_columns()
 
-    def _answers(self, good: pl.DataFrame, encoded: NDArray[np.float32]) -> list[pl.Series]:
+    def _counts(
+        self, encoded: NDArray[np.float32], outputs: Mapping[str, NDArray[np.float64]]
+    ) -> dict[str, dict[str, list[int]]] | None:
+        if self.model.reference is None:
+            return None
+        margins = np.column_stack([outputs[task] for task in self.model.tasks])
+        return self.model.reference.count(encoded, margins)
+
+    def _answers(
+        self,
+        good: pl.DataFrame,
+        encoded: NDArray[np.float32],
+        outputs: Mapping[str, NDArray[np.float64]],
+    ) -> list[pl.Series]:
         """Columns of answers for the rows that keep the schema."""
         model, settings = self.model, self.settings
-        outputs = model.outputs(encoded)
         challenger = model.challenger if settings.challenger else None
         others = {} if challenger is None else challenger.outputs(encoded)
         binary = {task: sigmoid(outputs[task]) for task in model.tasks}

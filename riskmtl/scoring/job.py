@@ -15,6 +15,7 @@ import polars as pl
 
 from riskmtl import __version__
 from riskmtl.columns import DataError
+from riskmtl.reference import Reference, added
 from riskmtl.schema import RefusedRows
 from riskmtl.scoring.batches import BatchScorer
 from riskmtl.scoring.sources import Source
@@ -112,6 +113,8 @@ class Tally:
         self.refusals: Counter[str] = Counter()
         self.first: dict[str, str] = {}
         self.parts: list[dict[str, Any]] = []
+        self.counts: dict[str, dict[str, list[int]]] | None = None
+        self.sums: Counter[str] = Counter()
 
     def add(self, receipt: Mapping[str, Any], was_there: bool = False) -> None:
         """
@@ -121,7 +124,8 @@ class Tally:
         ----------
         receipt : mapping
             Its ``part``, ``input``, ``rows``, ``scored``, ``refused`` (rule to number of rows),
-            ``first`` (rule to the place of its first row) and ``files``.
+            ``first`` (rule to the place of its first row), ``files``, ``counts`` (against the
+            model's reference, or ``None``) and ``sums`` (task to sum of probabilities).
         was_there : bool
             Whether an earlier run had finished it.
 
@@ -139,6 +143,9 @@ class Tally:
         self.quarantined += refused
         self.refusals.update(receipt["refused"])
         self.first = {**receipt["first"], **self.first}
+        if receipt["counts"] is not None:
+            self.counts = added(self.counts, receipt["counts"])
+        self.sums.update(receipt["sums"])
         self.parts.append({name: receipt[name] for name in ("part", "input", "scored", "files")})
         if self.quarantined > self.max_bad * self.rows:
             rule, count = self.refusals.most_common(1)[0]
@@ -148,16 +155,38 @@ class Tally:
                 "correct them, or accept a share with --max-bad"
             )
 
-    def manifest(self, note: Mapping[str, Any]) -> dict[str, Any]:
-        """What ends a job: its note and counts; no row may be missing."""
+    def manifest(self, note: Mapping[str, Any], reference: Reference | None) -> dict[str, Any]:
+        """
+        What ends a job; no row may be missing.
+
+        Parameters
+        ----------
+        note : mapping
+            Of the job.
+        reference : Reference, optional
+            Of the model.
+
+        Returns
+        -------
+        dict of str to plain values
+        """
         if self.seen != self.rows:
             raise RuntimeError(f"{self.rows:,} rows were read, {self.seen:,} were written")
+        counts = {} if self.counts is None else self.counts
+        if any(sum(bins) != self.scored for kind in counts.values() for bins in kind.values()):
+            raise RuntimeError(f"{self.scored:,} rows have scores, but others were counted")
+        drift = None
+        if reference is not None and self.counts is not None:
+            drift = reference.drift(self.counts).to_dicts()
         return {
             **note,
             "rows": self.rows,
             "scored": self.scored,
             "quarantined": self.quarantined,
             "refused": dict(self.refusals.most_common()),
+            "means": {task: total / max(self.scored, 1) for task, total in self.sums.items()},
+            "drift": drift,
+            "counts": self.counts,
             "parts": self.parts,
         }
 
@@ -176,3 +205,8 @@ def table_bytes(frame: pl.DataFrame, format: str, metadata: dict[str, str]) -> b
     else:
         frame.write_parquet(data, metadata=metadata)
     return data.getvalue()
+
+
+def sums_of(scores: pl.DataFrame, tasks: Sequence[str]) -> dict[str, float]:
+    """Sums of probabilities, of which the means of a night follow."""
+    return {task: float(scores[f"p_{task}"].cast(pl.Float64).sum()) for task in tasks}

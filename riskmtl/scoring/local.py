@@ -17,7 +17,7 @@ from tqdm.auto import tqdm
 from riskmtl.model import RiskModel
 from riskmtl.scoring.batches import BatchScorer, ScoreSettings
 from riskmtl.scoring.folder import QUARANTINE, JobFolder, open_folder
-from riskmtl.scoring.job import ScoreReport, Tally, job_note, require_rows, table_bytes
+from riskmtl.scoring.job import ScoreReport, Tally, job_note, require_rows, sums_of, table_bytes
 from riskmtl.scoring.sources import PART_ROWS, Part, Source, find_files, open_source
 
 FORMATS = ("parquet", "csv")
@@ -105,7 +105,7 @@ def score_files(
             for receipt, was_there in job.run(threads or most):
                 tally.add(receipt, was_there)
                 bar.update(receipt["rows"])
-        folder.finish(tally.manifest(folder.note))
+        folder.finish(tally.manifest(folder.note, model.reference))
     return tally.report(Path(out))
 
 
@@ -185,4 +185,6 @@ class _Job:
                 for rule, row in zip(by_rule["_rule"], by_rule["_row"], strict=True)
             },
             "files": files,
+            "counts": scored.counts,
+            "sums": sums_of(scored.scores, self.scorer.model.tasks),
         }

@@ -19,11 +19,13 @@ from riskmtl import __version__
 from riskmtl.artefact import ArtefactError, load_model
 from riskmtl.columns import DataError
 from riskmtl.model import RiskModel
+from riskmtl.reference import added
 from riskmtl.schema import DataSchema
 from riskmtl.scoring.batches import BatchScorer, ScoreSettings
 
 if TYPE_CHECKING:
     import pyarrow as pa
+    from pyspark import Accumulator, SparkContext
     from pyspark.sql import DataFrame
     from pyspark.sql.types import DataType, StructType
 
@@ -55,6 +57,7 @@ class _Order(NamedTuple):
     settings: ScoreSettings
     names: list[str]
     is_text: bool
+    counts: Accumulator[Any] | None
 
 
 def score_spark(
@@ -96,7 +99,12 @@ def score_spark(
 
 
 def scored_frame(
-    frame: DataFrame, scorer: BatchScorer, model_folder: str | Path, *, is_text: bool = False
+    frame: DataFrame,
+    scorer: BatchScorer,
+    model_folder: str | Path,
+    *,
+    is_text: bool = False,
+    counts: Accumulator[Any] | None = None,
 ) -> DataFrame:
     """
     Score a Spark frame with a model that the driver has read already; see :func:`score_spark`.
@@ -109,6 +117,8 @@ def scored_frame(
         Where its model was read from.
     is_text : bool
         Whether all values are written as text, as a CSV file gives them.
+    counts : Accumulator, optional
+        Takes the rows counted against the model's reference; see :func:`counted`.
 
     Returns
     -------
@@ -119,12 +129,41 @@ def scored_frame(
     scorer.require_columns(dtypes, is_text=is_text)
     names = scorer.columns(dtypes)
     folder, model_id = str(Path(model_folder).resolve()), scorer.model.lineage["model_id"]
-    order = _Order(folder, model_id, scorer.settings, names, is_text)
+    order = _Order(folder, model_id, scorer.settings, names, is_text, counts)
     # Nothing but their order is asked of names on the way: Spark would read a dot in one as a path.
     needed = frame.select([quoted(name) for name in names])
     numbered = needed.toDF(*(str(place) for place in range(len(names))))
     written = _schema_of_scores(frame, scorer, order)
     return numbered.mapInArrow(partial(_score_partition, order), written)
+
+
+def counted(context: SparkContext) -> Accumulator[Any]:
+    """
+    Begin to add up what workers count against the model's reference.
+
+    Spark takes it once for each task whose rows an action writes itself, from an attempt that came
+    to its end. Where a shuffle follows the scores, a repeated task would count twice.
+
+    Parameters
+    ----------
+    context : pyspark.SparkContext
+
+    Returns
+    -------
+    pyspark.Accumulator
+        ``None`` at first.
+    """
+    return context.accumulator(None, _Sum())  # type: ignore[arg-type]  # it only quacks
+
+
+class _Sum:
+    """How counts are added; not derived from pyspark's class, which may not be installed."""
+
+    def zero(self, value: Any) -> None:
+        return None
+
+    def addInPlace(self, total: Any, counts: Any) -> Any:
+        return total if counts is None else added(total, counts)
 
 
 def require_keys(model: RiskModel) -> DataSchema:
@@ -171,7 +210,7 @@ def _schema_of_scores(frame: DataFrame, scorer: BatchScorer, order: _Order) -> S
     from pyspark.sql.types import StructType
 
     dtypes = _dtypes(frame.schema)
-    scores = _scores(scorer, pl.DataFrame(schema={n: dtypes[n] for n in order.names}), order)
+    scores, _ = _scores(scorer, pl.DataFrame(schema={n: dtypes[n] for n in order.names}), order)
     given = {} if order.is_text else {field.name: field.dataType for field in frame.schema}
     lineage = {"riskmtl": json.dumps({"version": __version__, **scorer.identity})}
     found = StructType()
@@ -190,7 +229,10 @@ def _score_partition(order: _Order, batches: Iterator[pa.RecordBatch]) -> Iterat
     scorer = BatchScorer(model, order.settings)
     with scorer.in_one_thread():
         for batch in batches:
-            yield from _to_arrow(_scores(scorer, _from_arrow(batch, order.names), order))
+            scores, counts = _scores(scorer, _from_arrow(batch, order.names), order)
+            if order.counts is not None:
+                order.counts.add(counts)
+            yield from _to_arrow(scores)
 
 
 @lru_cache(_MODELS_KEPT)
@@ -205,13 +247,15 @@ def _model(folder: str, model_id: str, with_challenger: bool) -> RiskModel:
     return model
 
 
-def _scores(scorer: BatchScorer, raw: pl.DataFrame, order: _Order) -> pl.DataFrame:
-    """Score a table, and set the rule beside each row that was refused."""
+def _scores(
+    scorer: BatchScorer, raw: pl.DataFrame, order: _Order
+) -> tuple[pl.DataFrame, dict[str, dict[str, list[int]]] | None]:
+    """Score a table, set the rule beside each row that was refused, and count the others."""
     frame, broken = scorer.parsed(raw) if order.is_text else (raw, None)
-    scores, quarantine, _ = scorer.score(frame, broken=broken)
+    scores, quarantine, counts = scorer.score(frame, broken=broken)
     rules = quarantine.select("_row", "_rule")
     ruled = scores.join(rules, on="_row", how="left", maintain_order="left").drop("_row")
-    return ruled.cast({pl.UInt8: pl.Int16})
+    return ruled.cast({pl.UInt8: pl.Int16}), counts
 
 
 def _from_arrow(batch: pa.RecordBatch, names: list[str]) -> pl.DataFrame:

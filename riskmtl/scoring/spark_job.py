@@ -19,15 +19,17 @@ import polars as pl
 from riskmtl.artefact import load_model
 from riskmtl.columns import Column
 from riskmtl.files import count_rows
+from riskmtl.model import RiskModel
 from riskmtl.schema import DataSchema
 from riskmtl.scoring.batches import BatchScorer, ScoreSettings
 from riskmtl.scoring.folder import QUARANTINE, JobFolder, digest_of, open_folder
-from riskmtl.scoring.job import ScoreReport, Tally, job_note, require_rows, table_bytes
+from riskmtl.scoring.job import ScoreReport, Tally, job_note, require_rows, sums_of, table_bytes
 from riskmtl.scoring.sources import Source, find_files, open_source
-from riskmtl.scoring.spark import quoted, require_keys, scored_frame
+from riskmtl.scoring.spark import counted, quoted, require_keys, scored_frame
 from riskmtl.scoring.spark_session import in_a_sentence, require_spark, spark_session
 
 if TYPE_CHECKING:
+    from pyspark import Accumulator
     from pyspark.sql import Column as SparkColumn
     from pyspark.sql import DataFrame, SparkSession
 
@@ -116,7 +118,7 @@ def score_files_spark(
     require_spark()
     settings = settings or ScoreSettings()
     scorer = BatchScorer(load_model(model_folder, with_challenger=settings.challenger), settings)
-    schema = require_keys(scorer.model)
+    require_keys(scorer.model)
     given = [data] if isinstance(data, str | Path) else data
     sources = [open_source(path) for path in find_files(given)]
     require_rows(scorer, sources)
@@ -131,12 +133,14 @@ def score_files_spark(
         folder.discard()
         with folder.scratch() as scratch:
             with spark_session(master) as spark, in_a_sentence():
-                scores = _scored_files(spark, sources, scorer, model_folder)
+                counts = counted(spark.sparkContext)
+                scores = _scored_files(spark, sources, scorer, model_folder, counts)
                 scores.write.options(**_COMMIT).parquet(f"file:{scratch.resolve()}")
             for source in sources:
                 source.require_unchanged()
-            _settle(folder, schema, scratch, tally)
-        folder.finish(tally.manifest(folder.note))
+            tally.counts = counts.value
+            _settle(folder, scorer.model, scratch, tally)
+        folder.finish(tally.manifest(folder.note, scorer.model.reference))
     return tally.report(Path(out))
 
 
@@ -150,7 +154,11 @@ def _report(manifest: Mapping[str, Any], out: Path) -> ScoreReport:
 
 
 def _scored_files(
-    spark: SparkSession, sources: Sequence[Source], scorer: BatchScorer, model_folder: str | Path
+    spark: SparkSession,
+    sources: Sequence[Source],
+    scorer: BatchScorer,
+    model_folder: str | Path,
+    counts: Accumulator[Any],
 ) -> DataFrame:
     """Score files of the same columns and types together, and put all of them into one frame."""
     alike: dict[tuple[Any, ...], list[Source]] = {}
@@ -159,7 +167,13 @@ def _scored_files(
             alike.setdefault((source.is_text, *source.dtypes.items()), []).append(source)
     schema = require_keys(scorer.model)
     found = [
-        scored_frame(_read(spark, group, schema), scorer, model_folder, is_text=group[0].is_text)
+        scored_frame(
+            _read(spark, group, schema),
+            scorer,
+            model_folder,
+            is_text=group[0].is_text,
+            counts=counts,
+        )
         for group in alike.values()
     ]
     whole = found[0]
@@ -209,35 +223,40 @@ def _microseconds(column: Column, dtype: pl.Datetime) -> SparkColumn:
 # ---- what Spark wrote ----------------------------------------------------------------------------
 
 
-def _settle(folder: JobFolder, schema: DataSchema, scratch: Path, tally: Tally) -> None:
+def _settle(folder: JobFolder, model: RiskModel, scratch: Path, tally: Tally) -> None:
     """Count what Spark wrote and copy refused rows out; if all is well, it becomes the job's."""
     files = {f"part-{i:05d}": file for i, file in enumerate(sorted(scratch.glob("part-*.parquet")))}
-    receipts = [_receipt(folder, schema, part, file) for part, file in files.items()]
+    receipts = [_receipt(folder, model, part, file) for part, file in files.items()]
     for receipt in receipts:
         tally.add(receipt)
     for part, file in files.items():
         folder.adopt(file, f"{part}.parquet")
 
 
-def _receipt(folder: JobFolder, schema: DataSchema, part: str, file: Path) -> dict[str, Any]:
+def _receipt(folder: JobFolder, model: RiskModel, part: str, file: Path) -> dict[str, Any]:
     table = pl.scan_parquet(file, glob=False)
+    scored = table.filter(~pl.col("quarantined")).select(pl.col("^p_.*$")).collect()
     refused = table.filter("quarantined").collect()
     by_rule = refused.with_row_index().group_by("_rule", maintain_order=True)
     rules = by_rule.agg(pl.len(), pl.first("index"))
     files, place = {f"{part}.parquet": digest_of(file)}, f"{QUARANTINE}/{part}.parquet"
     if refused.height:
-        kept = pl.concat([refused.select("_rule"), schema.keys(refused)], how="horizontal")
+        kept = pl.concat(
+            [refused.select("_rule"), require_keys(model).keys(refused)], how="horizontal"
+        )
         metadata = {"riskmtl": json.dumps(folder.lineage)}
         files[place] = folder.write(place, table_bytes(kept, "parquet", metadata))
     return {
         "part": part,
         "input": None,
         "rows": count_rows(file),
-        "scored": table.filter(~pl.col("quarantined")).select(pl.len()).collect().item(),
+        "scored": scored.height,
         "refused": dict(zip(rules["_rule"], rules["len"], strict=True)),
         "first": {
             rule: f"{place}, row {row}"
             for rule, row in zip(rules["_rule"], rules["index"], strict=True)
         },
         "files": files,
+        "counts": None,
+        "sums": sums_of(scored, model.tasks),
     }

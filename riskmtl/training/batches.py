@@ -26,6 +26,9 @@ class TensorBatches:
         shorter batch. ``None``: keep the order and all rows.
     epoch : callable, optional
         Gives the number of the epoch, so that a resumed run shuffles as the first would have.
+    process, processes : int
+        Which of several processes takes its share of every shuffled batch here. The shares are as
+        even as they can be, and together they are the batch that one process would have.
 
     Examples
     --------
@@ -43,11 +46,14 @@ class TensorBatches:
         size: int,
         seed: int | None = None,
         epoch: Callable[[], int] = lambda: 0,
+        process: int = 0,
+        processes: int = 1,
     ) -> None:
         self.x, self.y, self.weights = x, y, weights
         self.size = min(size, len(x))
         self.seed = seed
         self.epoch = epoch
+        self.process, self.processes = process, processes
 
     def __len__(self) -> int:
         if self.seed is None:
@@ -62,13 +68,15 @@ class TensorBatches:
             return
         generator = torch.Generator().manual_seed(epoch_seed(self.seed, self.epoch()))
         order = torch.randperm(len(self.x), generator=generator).to(self.x.device)
-        for chosen in order[: len(self) * self.size].view(len(self), self.size):
+        batches = order[: len(self) * self.size].view(len(self), self.size)
+        for chosen in batches.tensor_split(self.processes, dim=1)[self.process]:
             yield self.x[chosen], self.y[chosen], _take(self.weights, chosen)
 
 
-def epoch_seed(seed: int, epoch: int) -> int:
+def epoch_seed(seed: int, epoch: int, process: int = 0) -> int:
     """Seed for what is random within one epoch, so that an epoch can be repeated by itself."""
-    return (seed * 1_000_003 + epoch) % 2**63
+    # torch looks at the last 32 bits only: that is where processes have to differ.
+    return (seed * 1_000_003 + epoch + process * 2_654_435_761) % 2**63
 
 
 def _take(weights: Tensor | None, rows: slice | Tensor) -> Tensor | None:

@@ -109,6 +109,7 @@ class FitProgress(pl.Callback):
             desc=self.description,
             unit="batch",
             dynamic_ncols=True,
+            disable=not trainer.is_global_zero,
         )
 
     def on_train_batch_end(

@@ -7,9 +7,10 @@ import json
 import logging
 import time
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
+from functools import cache
 from pathlib import Path
 from typing import Any, Literal
 
@@ -19,10 +20,12 @@ import torch
 from numpy.typing import NDArray
 from pytorch_lightning.callbacks import EarlyStopping, ModelCheckpoint
 
+from riskmtl.files import replacing
 from riskmtl.networks import IndependentNetworks, Network, NetworkConfig
 from riskmtl.training.batches import TensorBatches
 from riskmtl.training.callbacks import BestWeights, FitProgress, KeptHistory
 from riskmtl.training.module import MultiTaskModule, Objective
+from riskmtl.training.processes import SameRun, require_whole_networks
 from riskmtl.training.rows import TaskPlan, TrainingRows
 
 _VALIDATION_BATCH = 2048
@@ -44,6 +47,7 @@ class TrainingConfig:
     patience : int
         Epochs without a better validation score after which training stops.
     batch_size : int
+        Rows of a step, over all processes.
     learning_rate : float
         Peak of the one-cycle schedule.
     weight_decay, embedding_decay : float
@@ -61,7 +65,9 @@ class TrainingConfig:
     checkpoint_dir : str or Path, optional
         Folder for the last checkpoint; a run that finds its own there goes on from it.
     trainer_options : dict
-        Passed on to :class:`pytorch_lightning.Trainer`, over the settings made here.
+        Passed on to :class:`pytorch_lightning.Trainer`, over the settings made here. With
+        ``strategy="ddp"`` several processes train one network; see
+        :mod:`riskmtl.training.processes`.
     callbacks : sequence of pytorch_lightning.Callback
     logger : pytorch_lightning logger, optional
     progress : bool
@@ -164,11 +170,21 @@ def _train_one(
     validation: TrainingRows,
 ) -> Trained:
     started = time.perf_counter()
-    device = resolve_device(config.device)
     if not len(validation.x):
         # Nobody observes this task in the validation rows: better its own rows than none.
         validation = rows
+    run = cache(lambda: _run(shape, plan, config, rows, validation))
+    best = BestWeights()
     with torch.random.fork_rng(), _quiet_lightning():
+        trainer = _trainer(
+            config,
+            [best, SameRun(lambda: f"{run()} {checkpoint is not None}")],
+            max(1, len(rows.x) // config.batch_size),
+            ", ".join(plan.names),
+        )
+        require_whole_networks(trainer)
+        checkpoint = _checkpoint(config, run)
+        device = trainer.strategy.root_device
         torch.manual_seed(config.seed)
         network = Network(cardinalities, len(plan.names), shape, regression=plan.regression)
         network.embedding.fit(rows.x)
@@ -178,17 +194,17 @@ def _train_one(
             size=config.batch_size,
             seed=config.seed,
             epoch=lambda: trainer.current_epoch,
+            process=trainer.global_rank,
+            processes=trainer.world_size,
         )
         module = MultiTaskModule(network, _objective(plan, config))
         if config.compile:
             network.compile()
-        best = BestWeights()
-        trainer = _trainer(config, best, device, len(batches), ", ".join(plan.names))
         trainer.fit(
             module,
             batches,
             TensorBatches(*_tensors(validation, device), size=_VALIDATION_BATCH),
-            ckpt_path=_checkpoint(shape, plan, config, rows, validation),
+            ckpt_path=checkpoint,
         )
         trained = Network(cardinalities, len(plan.names), shape, regression=plan.regression)
         trained.load_state_dict(best.weights)
@@ -211,10 +227,11 @@ def _objective(plan: TaskPlan, config: TrainingConfig) -> Objective:
 
 
 def _trainer(
-    config: TrainingConfig, best: BestWeights, device: torch.device, steps: int, description: str
+    config: TrainingConfig, needed: Sequence[pl.Callback], steps: int, description: str
 ) -> pl.Trainer:
-    callbacks: list[pl.Callback] = [
-        best,
+    device = resolve_device(config.device)
+    callbacks = [
+        *needed,
         EarlyStopping("val_score", mode="max", patience=config.patience),
     ]
     if config.progress:
@@ -319,13 +336,7 @@ def _multiplies_bf16(device: torch.device) -> bool:
     return bool(abilities.get("avx512_bf16") or abilities.get("amx_bf16"))
 
 
-def _checkpoint(
-    shape: NetworkConfig,
-    plan: TaskPlan,
-    config: TrainingConfig,
-    rows: TrainingRows,
-    validation: TrainingRows,
-) -> Path | None:
+def _checkpoint(config: TrainingConfig, run: Callable[[], str]) -> Path | None:
     """
     Path of the checkpoint to go on from, if there is one.
 
@@ -335,7 +346,28 @@ def _checkpoint(
     if config.checkpoint_dir is None:
         return None
     folder = Path(config.checkpoint_dir)
-    folder.mkdir(parents=True, exist_ok=True)
+    note = folder / "run.json"
+    if not note.exists():
+        # Whole or not at all: other processes of this run may be reading it.
+        with replacing(note) as scratch:
+            scratch.write_text(run(), encoding="utf-8")
+    if note.read_text(encoding="utf-8") != run():
+        raise ResumeError(
+            f"{folder}: holds the checkpoint of a run with other settings or data; choose another "
+            "checkpoint_dir, or empty this one"
+        )
+    last = folder / "last.ckpt"
+    return last if last.exists() else None
+
+
+def _run(
+    shape: NetworkConfig,
+    plan: TaskPlan,
+    config: TrainingConfig,
+    rows: TrainingRows,
+    validation: TrainingRows,
+) -> str:
+    """What a training is made of, as a text."""
     settings = {
         "shape": asdict(shape),
         "plan": asdict(plan),
@@ -356,16 +388,7 @@ def _checkpoint(
         },
         "data": [_fingerprint(rows), _fingerprint(validation)],
     }
-    text = json.dumps(settings, sort_keys=True)
-    note = folder / "run.json"
-    if note.exists() and note.read_text(encoding="utf-8") != text:
-        raise ResumeError(
-            f"{folder}: holds the checkpoint of a run with other settings or data; choose another "
-            "checkpoint_dir, or empty this one"
-        )
-    note.write_text(text, encoding="utf-8")
-    last = folder / "last.ckpt"
-    return last if last.exists() else None
+    return json.dumps(settings, sort_keys=True)
 
 
 def _fingerprint(rows: TrainingRows) -> str:
@@ -379,7 +402,7 @@ def _fingerprint(rows: TrainingRows) -> str:
 @contextmanager
 def _quiet_lightning() -> Iterator[None]:
     """Keep Lightning's announcements of devices and folders out of a notebook."""
-    loggers = [logging.getLogger(name) for name in ("pytorch_lightning", "lightning.fabric")]
+    loggers = [logging.getLogger(name) for name in ("pytorch_lightning", "lightning_fabric")]
     levels = [logger.level for logger in loggers]
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Checkpoint directory .* exists and is not empty")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 from torch.nn import functional
@@ -14,6 +16,7 @@ def task_losses(
     *,
     positive_weight: Tensor | None = None,
     regression: Tensor | None = None,
+    over_processes: Callable[[Tensor], Tensor] | None = None,
 ) -> Tensor:
     """
     Weighted mean loss of each task over its observed rows.
@@ -30,6 +33,10 @@ def task_losses(
         Factor on the events of each binary task.
     regression : Tensor of bool, shape (tasks,), optional
         Which tasks are regressions (squared error); the others have the logistic loss.
+    over_processes : callable, optional
+        Where several processes each hold a share of the batch: maps a tensor to its mean over
+        them. The mean over the processes of what is returned, and so of its gradient, is then the
+        mean over the observed rows of the whole batch, however few a process has of them.
 
     Returns
     -------
@@ -55,4 +62,6 @@ def task_losses(
     if weights is not None:
         loss, share = loss * weights.unsqueeze(1), share * weights.unsqueeze(1)
     total = share.sum(0)
+    if over_processes is not None:
+        total = over_processes(total)
     return loss.sum(0) / torch.where(total > 0, total, torch.ones_like(total))

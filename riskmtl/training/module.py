@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,6 +14,7 @@ from torch import Tensor, nn
 from riskmtl.metrics import METRICS
 from riskmtl.training.batches import Batch, epoch_seed
 from riskmtl.training.loss import task_losses
+from riskmtl.training.processes import mean_over_processes
 
 VALIDATED = ("log_loss", "log_loss_skill", "roc_auc", "average_precision")
 
@@ -71,7 +73,8 @@ class MultiTaskModule(pl.LightningModule):
     Notes
     -----
     The loss is the sum of the tasks' masked means. Nothing is logged within an epoch: losses are
-    added up on the device and read once.
+    added up on the device and read once. Of several processes each trains on its share of every
+    batch and validates on all rows.
     """
 
     positive_weight: Tensor
@@ -87,6 +90,7 @@ class MultiTaskModule(pl.LightningModule):
         self.register_buffer("regression", torch.tensor(objective.regression))
         self._has_regression = any(objective.regression)
         self._reweights = any(weight != 1 for weight in objective.positive_weights)
+        self._over_processes: Callable[[Tensor], Tensor] | None = None
         self._loss_sums: Tensor | None = None
         self._outputs: list[Tensor] = []
         self._labels: list[Tensor] = []
@@ -135,9 +139,15 @@ class MultiTaskModule(pl.LightningModule):
         else:
             nn.utils.clip_grad_norm_(self.network.parameters(), gradient_clip_val)
 
+    def on_train_start(self) -> None:
+        """Find out whether others train along."""
+        self._over_processes = mean_over_processes if self.trainer.world_size > 1 else None
+
     def on_train_epoch_start(self) -> None:
         """Seed the epoch, so that a resumed run repeats it to the bit."""
-        torch.manual_seed(epoch_seed(self.objective.seed, self.current_epoch))
+        torch.manual_seed(
+            epoch_seed(self.objective.seed, self.current_epoch, self.trainer.global_rank)
+        )
         self._loss_sums = None
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
@@ -152,6 +162,7 @@ class MultiTaskModule(pl.LightningModule):
             None if weights is None else weights.repeat(members),
             positive_weight=self.positive_weight if self._reweights else None,
             regression=self.regression if self._has_regression else None,
+            over_processes=self._over_processes,
         )
         seen = losses.detach()
         self._loss_sums = seen if self._loss_sums is None else self._loss_sums + seen
@@ -195,7 +206,10 @@ class MultiTaskModule(pl.LightningModule):
     def _train_losses(self) -> list[float]:
         if self._loss_sums is None:
             return [float("nan")] * len(self.objective.tasks)
-        means: list[float] = (self._loss_sums / self.trainer.num_training_batches).tolist()
+        sums = self._loss_sums
+        if self._over_processes is not None:
+            sums = self._over_processes(sums)
+        means: list[float] = (sums / self.trainer.num_training_batches).tolist()
         return means
 
     def _log_epoch(self) -> None:
@@ -206,7 +220,8 @@ class MultiTaskModule(pl.LightningModule):
             for key, value in row.items()
             if key not in ("epoch", "task")
         }
-        self.log_dict({**values, "val_score": self._score(rows)}, rank_zero_only=True)
+        # The mean of what all processes found alike, lest unlike machines choose unlike epochs.
+        self.log_dict({**values, "val_score": self._score(rows)}, sync_dist=True)
 
     def _score(self, rows: list[dict[str, Any]]) -> float:
         """Mean of the monitored metric over the heads that have it; higher is better."""

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from riskmtl.errors import unknown_name
 from riskmtl.validation.curves import FIGURES
+from riskmtl.validation.ranges import require_count, require_level
 
 Array = NDArray[np.float64]
 
@@ -103,7 +104,7 @@ def auc_difference(
     >>> difference.estimate, round(difference.low, 2), round(difference.high, 2)
     (-0.25, -0.94, 0.44)
     """
-    _check_level(level)
+    require_level(level)
     ours, theirs = _by_class(labels, first, "first"), _by_class(labels, second, "second")
     (events, non_events), (other_events, other_non_events) = _wins(*ours), _wins(*theirs)
     pairs = events.shape[1] * non_events.shape[1]
@@ -196,9 +197,8 @@ def bootstrap_differences(
     >>> round(brier.estimate, 4), brier.low <= brier.estimate <= brier.high
     (0.0825, True)
     """
-    _check_level(level)
-    if draws < 1:
-        raise ValueError(f"draws is {draws}: ask for at least one")
+    require_level(level)
+    require_count("draws", draws)
     for metric in metrics:
         if metric not in (*_CURVE_METRICS, *_ROW_LOSSES):
             valid = sorted((*_CURVE_METRICS, *_ROW_LOSSES))
@@ -274,11 +274,6 @@ def holm(p_values: Sequence[float]) -> list[float]:
 
 
 # --- Rows and scores ------------------------------------------------------------------------------
-
-
-def _check_level(level: float) -> None:
-    if not 0 < level < 1:
-        raise ValueError(f"level is {level}: give a confidence between 0 and 1, such as 0.95")
 
 
 def _by_class(

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from riskmtl.errors import unknown_name
 from riskmtl.validation.observed import Array, seen_rows
+from riskmtl.validation.ranges import require_count, require_level, require_share
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,15 +127,39 @@ class Ranking:
         return _average_precision(self.caught, self.false_alarms)
 
     def recall_at_fpr(self, fpr: float) -> float:
-        """Share of events caught at a share of non-events flagged."""
+        """
+        Share of events caught at a share of non-events flagged.
+
+        Raises
+        ------
+        ValueError
+            If `fpr` is not from 0 to 1.
+        """
+        require_share("fpr", fpr)
         return _recall(self.caught, self.false_alarms, fpr)
 
     def capture(self, budget: float) -> float:
-        """Share of events among a share of the rows with the highest scores."""
+        """
+        Share of events among a share of the rows with the highest scores.
+
+        Raises
+        ------
+        ValueError
+            If `budget` is not from 0 to 1.
+        """
+        require_share("budget", budget)
         return _capture(self.caught, self.false_alarms, budget)
 
     def precision(self, budget: float) -> float:
-        """Share of events among a share of the rows with the highest scores, of these rows."""
+        """
+        Share of events among a share of the rows with the highest scores, of these rows.
+
+        Raises
+        ------
+        ValueError
+            If `budget` is not above 0 and at most 1.
+        """
+        require_share("budget", budget, above_nought=True)
         rows = budget * (self.events + self.non_events)
         return self.capture(budget) * self.events / rows
 
@@ -169,7 +194,7 @@ def auc_interval(
     Raises
     ------
     ValueError
-        As :meth:`Ranking.of`.
+        As :meth:`Ranking.of`, or if `level` is not between 0 and 1.
 
     References
     ----------
@@ -186,6 +211,7 @@ def auc_interval(
     """
     from scipy.stats import rankdata
 
+    require_level(level)
     y, s, kept = _both_classes(labels, scores, clusters)
     is_event = y == 1
     events, non_events = int(is_event.sum()), int((~is_event).sum())
@@ -242,7 +268,7 @@ def bootstrap_intervals(
     Raises
     ------
     ValueError
-        If a metric is unknown, or `draws` is below 1.
+        If a metric is unknown, `draws` is below 1, or `level` is not between 0 and 1.
 
     Examples
     --------
@@ -252,8 +278,8 @@ def bootstrap_intervals(
     >>> found.low < found.estimate < found.high
     True
     """
-    if draws < 1:
-        raise ValueError(f"draws is {draws}: ask for at least one")
+    require_count("draws", draws)
+    require_level(level)
     for metric in metrics:
         if metric not in FIGURES:
             raise ValueError(unknown_name("metric", metric, FIGURES))
@@ -287,7 +313,13 @@ def gains(ranking: Ranking, points: int = 100) -> pl.DataFrame:
     polars.DataFrame
         At most ``points + 1`` lines: ``share`` of rows, ``recall``, ``fpr``, ``precision``,
         ``lift`` and ``cutoff``; null where nothing is flagged.
+
+    Raises
+    ------
+    ValueError
+        If `points` is below 1.
     """
+    require_count("points", points)
     flagged = ranking.caught + ranking.false_alarms
     wanted = np.linspace(0, flagged[-1], points + 1)
     at = np.unique(np.searchsorted(flagged, wanted, side="left"))

@@ -11,19 +11,11 @@ import polars as pl
 from numpy.typing import NDArray
 
 from riskmtl.encoding import MISSING, UNSEEN
+from riskmtl.stability import StabilityIndex, stability_of_counts
 from riskmtl.validation.curves import auc_interval
+from riskmtl.validation.ranges import require_count
 
 _POOLED = 0.01
-
-
-@dataclass(frozen=True, slots=True)
-class StabilityIndex:
-    """An index, its p-value, the index that chance passes once in twenty times, and the bins."""
-
-    psi: float
-    p_value: float
-    critical: float
-    bins: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,18 +46,12 @@ def stability_index(
     Returns
     -------
     StabilityIndex
-        Where a bin is empty on one side, each count has a half added.
+        See :func:`riskmtl.stability.stability_of_counts`.
 
     Raises
     ------
     ValueError
-        If a sample is empty.
-
-    References
-    ----------
-    B. Yurdakul and J. Naranjo (2020), Statistical properties of the population stability index,
-    Journal of Risk Model Validation 14: over ``1 / n + 1 / m`` it is about chi-squared with one
-    degree of freedom less than bins.
+        If a sample is empty, or `bins` is below 1.
 
     Examples
     --------
@@ -73,22 +59,11 @@ def stability_index(
     >>> stability_index(same, same).psi
     0.0
     """
-    from scipy.stats import chi2
-
+    require_count("bins", bins)
     a, b = np.asarray(reference, dtype=np.float64), np.asarray(current, dtype=np.float64)
     if not len(a) or not len(b):
         raise ValueError("a sample has no rows: give rows of both")
-    first, second = _counted(a, b, bins, categorical)
-    size = len(first)
-    if size < 2:
-        return StabilityIndex(0.0, 1.0, 0.0, size)
-    if (first == 0).any() or (second == 0).any():
-        first, second = first + 0.5, second + 0.5
-    p, q = first / first.sum(), second / second.sum()
-    psi = float(((q - p) * np.log(q / p)).sum())
-    scale = 1 / len(a) + 1 / len(b)
-    p_value = float(chi2.sf(psi / scale, size - 1))
-    return StabilityIndex(psi, p_value, float(scale * chi2.ppf(0.95, size - 1)), size)
+    return stability_of_counts(*_counted(a, b, bins, categorical))
 
 
 def stability_of_columns(
@@ -161,9 +136,15 @@ def drift_classifier(
         The area under the ROC curve over rows that the trees did not see; 0.5 is no drift.
         Its interval takes the trees as given: where there is no drift it is a little too narrow,
         and its middle a little below 0.5, since the rows of one fold are not those of the other.
+
+    Raises
+    ------
+    ValueError
+        If `rows` is below 2.
     """
     import lightgbm
 
+    require_count("rows", rows, least=2)
     generator = np.random.default_rng(seed)
     parts = [x[generator.permutation(len(x))[:rows]] for x in (reference, current)]
     x = np.concatenate(parts).astype(np.float64)
@@ -192,13 +173,14 @@ def migration(before: NDArray[Any], after: NDArray[Any], grades: int) -> NDArray
     Raises
     ------
     ValueError
-        If the lengths differ, or a grade is not below ``grades``.
+        If the lengths differ, `grades` is below 1, or a grade is not below it.
 
     Examples
     --------
     >>> migration(np.array([0, 0, 1]), np.array([0, 1, 1]), 2).tolist()
     [[1, 1], [0, 1]]
     """
+    require_count("grades", grades)
     a, b = np.asarray(before, dtype=np.int64), np.asarray(after, dtype=np.int64)
     if a.shape != b.shape:
         raise ValueError(f"{len(a)} grades before and {len(b)} after: give both of each customer")
@@ -248,5 +230,4 @@ def _counted(
             ).astype(np.float64)
             for x in (a, b)
         )  # fmt: skip
-    used = first + second > 0
-    return first[used], second[used]
+    return first, second

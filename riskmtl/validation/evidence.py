@@ -18,11 +18,13 @@ from riskmtl.model import RiskModel
 from riskmtl.schema import Checked, DataSchema
 from riskmtl.validation.comparison import auc_difference, bootstrap_differences, holm
 from riskmtl.validation.criteria import Criterion
-from riskmtl.validation.result import Finding, Result, Verdict
+from riskmtl.validation.explained import Explained, explained
+from riskmtl.validation.result import Finding, Question, Result, Verdict
 from riskmtl.validation.settings import Settings
 
 Array = NDArray[np.float64]
 _DRAWS = 200
+_MOST_VINTAGES = 60
 
 
 class Rows:
@@ -106,7 +108,8 @@ class Evidence:
     Raises
     ------
     riskmtl.columns.DataError
-        If the model has no schema, the table does not keep it, or a challenger has other tasks.
+        If the model has no schema, the table does not keep it, a challenger has other tasks, or
+        the settings name a head or column that is not there, or a vintage of too many values.
     """
 
     model: RiskModel
@@ -120,8 +123,9 @@ class Evidence:
         self.model = getattr(self.model, "model_", self.model)
         if self.model.schema is None:
             raise DataError("the model has no schema: train it with one to validate it")
-        for name, other in self.challengers.items():
-            missing = [t for t in self.tasks if t not in getattr(other, "model_", other).tasks]
+        self.given = {name: getattr(m, "model_", m) for name, m in self.challengers.items()}
+        for name, other in self.given.items():
+            missing = [task for task in self.tasks if task not in other.tasks]
             if missing:
                 raise DataError(f"challenger {name!r} has no head {missing[0]!r}")
         self.raw = as_frame(self.table)
@@ -141,10 +145,18 @@ class Evidence:
             ("costs", settings.costs, "head", self.tasks),
             ("protected", settings.protected, "column", columns),
             ("decision", [settings.decision] if settings.decision else [], "column", columns),
+            ("vintage", [settings.vintage] if settings.vintage else [], "column", columns),
         ):
             for name in names:
                 if name not in valid:
                     raise DataError(f"{key}: {unknown_name(kind, name, valid)}")
+        if settings.vintage and self.vintages is not None:
+            count = self.vintages.drop_nulls().n_unique()
+            if count > _MOST_VINTAGES:
+                raise DataError(
+                    f"vintage: column {settings.vintage!r} has {count:,} different values, and may "
+                    f"have {_MOST_VINTAGES}"
+                )
 
     @property
     def schema(self) -> DataSchema:
@@ -175,14 +187,31 @@ class Evidence:
         return Rows(self.model, self.schema.check(as_frame(self.reference)).good)
 
     @cached_property
+    def vintages(self) -> pl.Series | None:
+        """What the settings' column holds, or its month; without one the month of each row."""
+        name = self.settings.vintage
+        if not name:
+            return self.rows.months
+        given = self.rows.frame[name]
+        is_date = given.dtype == pl.Date or isinstance(given.dtype, pl.Datetime)
+        return given.dt.strftime("%Y-%m") if is_date else given
+
+    @cached_property
     def contenders(self) -> dict[str, Array]:
         """Probabilities of the model's parts and of all challengers, by name, itself left out."""
-        given = {name: getattr(m, "model_", m) for name, m in self.challengers.items()}
         found = {}
-        for name, other in {**beside(self.model), **given}.items():
+        for name, other in {**beside(self.model), **self.given}.items():
             columns = [other.tasks.index(task) for task in self.tasks]
             found[name] = other.probabilities(other.encode(self.rows.frame))[:, columns]
         return found
+
+    @cached_property
+    def explained(self) -> Explained | None:
+        """Some of the rows with their explanations, if the model keeps rows to compare with."""
+        inputs, settings = self.schema.inputs(self.rows.frame), self.settings
+        return explained(
+            self.model, inputs, self.tasks, rows=settings.explained_rows, seed=settings.seed
+        )
 
     def compared(self, name: str) -> pl.DataFrame:
         """
@@ -256,7 +285,7 @@ class Evidence:
 
 
 @dataclass(frozen=True)
-class Section:
+class Section(Question):
     """
     One question of a validation; call it with a model and a table.
 
@@ -267,9 +296,6 @@ class Section:
         From :class:`Evidence` to :class:`~riskmtl.validation.result.Result`.
     """
 
-    key: str
-    title: str
-    question: str
     examine: Callable[[Evidence], Result]
 
     def __call__(self, model: Any, table: Any, **options: Any) -> Result:

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 _MOST_POINTS = 200
 _FEWEST_POINTS = 60
 _WIDEST_NAME = 26
+_WIDEST_DATE = 10
 _ROW = 22
 _DASHES = ("", "6 3", "2 3", "8 3 2 3", "1 2", "10 4")
 
@@ -93,7 +94,7 @@ def lines(
         Places of vertical lines.
     percent_x, percent_y : bool
     dates : sequence of str, optional
-        Names of the places 0, 1, … on the horizontal axis.
+        Names of the places 0, 1, … on the horizontal axis, cut short where they are long.
     width, height : int
 
     Returns
@@ -358,14 +359,15 @@ def _axes(
     if dates is None:
         shown = [(value, _number(value, percent_x)) for value in _ticks(x.start, x.end, 5)]
     else:
-        wide = max(30, 10 * max(map(len, dates), default=0))
+        wide = max(30, 10 * min(max(map(len, dates), default=0), _WIDEST_DATE))
         every = math.ceil(len(dates) * wide / (x.last - x.first))
-        shown = [(float(i), dates[i]) for i in range(0, len(dates), max(1, every))]
+        places = range(0, len(dates), max(1, every))
+        shown = [(float(i), _cut(dates[i], _WIDEST_DATE)) for i in places]
     for value, text in shown:
         anchor = "end" if x.last - x(value) < 2 and len(text) > 5 else "middle"
         parts.append(
             f'<text class="tick" text-anchor="{anchor}" x="{x(value):.1f}" y="{y.first + 15:.0f}">'
-            f"{escape(text)}</text>"
+            f"{text}</text>"
         )
     parts.append(f'<path class="axis" d="M{x.first:.0f} {y.first:.0f}H{x.last:.0f}"/>')
     parts.append(f'<text class="label" text-anchor="end" x="{x.last:.0f}" y="{height - 8}">'

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from riskmtl.grades import MASTER_SCALE, grades_of
 from riskmtl.model import sigmoid
 from riskmtl.validation.observed import Array, log_odds, seen_rows
+from riskmtl.validation.ranges import require_count, require_level
 
 _NORMAL_95 = 1.959963984540054
 
@@ -127,12 +128,20 @@ def reliability_curve(
     polars.DataFrame
         A line per bin: ``predicted``, ``observed``, ``rows``, ``events``, ``low``, ``high``.
 
+    Raises
+    ------
+    ValueError
+        If `bins` or `draws` is below 1, or `level` is not between 0 and 1.
+
     Notes
     -----
     A band holds the middle of the rates that come of drawing each bin's events under the
     hypothesis (Bröcker and Smith 2007): binomial in as many parts as a bin has hundredths of its
     rows, each with the mean probability of that part, so that the spread within a bin counts.
     """
+    require_count("bins", bins)
+    require_count("draws", draws)
+    require_level(level)
     y, p = _observed(labels, probabilities)
     edges = np.unique(np.quantile(p, np.linspace(0, 1, bins + 1)[1:-1]))
     place = np.searchsorted(edges, p, side="left")
@@ -240,11 +249,17 @@ def calibration_index(
     -------
     CalibrationIndex
 
+    Raises
+    ------
+    ValueError
+        If `knots` is below 1.
+
     References
     ----------
     P. C. Austin and E. W. Steyerberg (2019), The integrated calibration index (ICI) and related
     metrics, Statistics in Medicine 38, 4051–4065.
     """
+    require_count("knots", knots)
     y, p = _observed(labels, probabilities)
     margin = log_odds(p)
     places = np.unique(np.quantile(margin, np.linspace(0.05, 0.95, knots)))
@@ -326,9 +341,15 @@ def hosmer_lemeshow(
         Chi-squared with as many degrees of freedom as groups: the probabilities were not fitted
         on these rows (Hosmer and Lemeshow 2000, section 5.2.2). A group that is certain has no
         part if it is right, and makes the statistic infinite if it is not.
+
+    Raises
+    ------
+    ValueError
+        If `groups` is below 1.
     """
     from scipy.stats import chi2
 
+    require_count("groups", groups)
     y, p = _observed(labels, probabilities)
     edges = np.unique(np.quantile(p, np.linspace(0, 1, groups + 1)[1:-1]))
     place = np.unique(np.searchsorted(edges, p, side="left"), return_inverse=True)[1]

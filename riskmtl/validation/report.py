@@ -16,7 +16,7 @@ import polars as pl
 from riskmtl import __version__
 from riskmtl.files import replacing
 from riskmtl.validation.evidence import Evidence, Section
-from riskmtl.validation.result import Finding, Result, Verdict, worst
+from riskmtl.validation.result import Finding, Question, Result, Verdict, worst
 from riskmtl.validation.sections import SECTIONS
 from riskmtl.validation.settings import Settings
 
@@ -28,7 +28,7 @@ _LINES_SHOWN = 60
 @dataclass(frozen=True)
 class Report:
     """
-    What a validation found.
+    What a validation found, or a monitoring.
 
     Parameters
     ----------
@@ -36,13 +36,16 @@ class Report:
     tasks : sequence of str
     facts : dict
         Of the run: model, rows, time.
-    sections : sequence of (Section, Result, seconds)
+    sections : sequence of (Question, Result, seconds)
+    kind : {"validation", "monitoring"}
+        Names its files.
     """
 
     title: str
     tasks: Sequence[str]
     facts: dict[str, Any]
-    sections: Sequence[tuple[Section, Result, float]]
+    sections: Sequence[tuple[Question, Result, float]]
+    kind: str = "validation"
 
     def __getitem__(self, key: str) -> Result:
         """Result of the section of that key."""
@@ -90,7 +93,7 @@ class Report:
 
     def write(self, folder: str | Path) -> Path:
         """
-        Write ``validation.html``, ``validation.json`` and ``tables/*.csv``.
+        Write ``<kind>.html``, ``<kind>.json`` and ``tables/*.csv``.
 
         Parameters
         ----------
@@ -107,10 +110,10 @@ class Report:
             for table in result.tables:
                 with replacing(folder / "tables" / f"{table.key}.csv") as scratch:
                     table.frame.write_csv(scratch)
-        with replacing(folder / "validation.json") as scratch:
+        with replacing(folder / f"{self.kind}.json") as scratch:
             text = json.dumps(self.to_dict(), indent=1, ensure_ascii=False, allow_nan=False)
             scratch.write_text(text, encoding="utf-8")
-        page = folder / "validation.html"
+        page = folder / f"{self.kind}.html"
         with replacing(page) as scratch:
             scratch.write_text(self.to_html(), encoding="utf-8")
         return page

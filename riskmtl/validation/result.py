@@ -36,6 +36,23 @@ def worst(verdicts: Iterable[Verdict]) -> Verdict:
     return max(verdicts, key=order.index, default=Verdict.NOT_EXAMINED)
 
 
+@dataclass(frozen=True)
+class Question:
+    """
+    What a part of a report is about.
+
+    Parameters
+    ----------
+    key : str
+        Names its anchor.
+    title, question : str
+    """
+
+    key: str
+    title: str
+    question: str
+
+
 @dataclass(frozen=True, slots=True)
 class Finding:
     """

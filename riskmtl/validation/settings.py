@@ -45,6 +45,9 @@ class Settings:
         By head.
     decision : str
         A boolean column that says which rows were accepted, for overrides; empty: none.
+    vintage : str
+        A column by which stability is shown; a date counts with its month. Empty: the month of
+        the row's time.
     explained_rows : int
         Rows for the global explanations.
     seed : int
@@ -59,6 +62,7 @@ class Settings:
     protected: tuple[str, ...] = ()
     costs: Mapping[str, Costs] = field(default_factory=dict)
     decision: str = ""
+    vintage: str = ""
     explained_rows: int = 2000
     seed: int = 0
     bounds: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
@@ -111,8 +115,9 @@ def load_settings(path: str | Path) -> Settings:
     for name in ("graded", "grades", "protected"):
         if name in node.values:
             values[name] = node.codes(name)
-    if "decision" in node.values:
-        values["decision"] = node.text("decision")
+    for name in ("decision", "vintage"):
+        if name in node.values:
+            values[name] = node.text(name)
     if "costs" in node.values:
         values["costs"] = _costs(node)
     for name in ("alert_budget", "bounds"):

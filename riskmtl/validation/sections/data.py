@@ -12,10 +12,13 @@ from riskmtl.validation.evidence import Evidence, section
 from riskmtl.validation.figure import Line, lines
 from riskmtl.validation.result import Finding, Result, Table
 
+_AGE = "age in months"
+_LEVEL = 0.95
+
 
 @section("data", "Data", "Was it built on sound data?")
 def data(evidence: Evidence) -> Result:
-    """Schema check, leakage probes, and how much of each outcome is observed month by month."""
+    """Schema check, leakage probes, and how much of each outcome is observed, by month and age."""
     refused = evidence.checked.quarantine.height
     share = refused / evidence.raw.height
     findings = [evidence.criteria["refused_rows"].judge("", "share of rows refused", share)]
@@ -39,6 +42,7 @@ def data(evidence: Evidence) -> Result:
     if monthly is not None:
         tables.append(Table("maturity", "Share of rows with a known outcome, by month", monthly))
         figures.append(_maturity(evidence, monthly))
+        tables += _lateness(evidence)
     notes = ["A probe finds a column that ranks too well alone, not a leak spread over several."]
     if evidence.trained is None:
         notes.append("No training rows were given: the same row in both was not looked for.")
@@ -152,18 +156,21 @@ def _strongest(evidence: Evidence, task: str, probes: pl.DataFrame) -> Finding:
 
 def _by_month(evidence: Evidence) -> pl.DataFrame | None:
     months = evidence.rows.months
-    if months is None:
-        return None
+    return None if months is None else _known(evidence, months)
+
+
+def _known(evidence: Evidence, groups: pl.Series) -> pl.DataFrame:
+    """Rows, shares of known outcomes and rates of events by group, in the order of the groups."""
     labels = pl.DataFrame(evidence.rows.labels, schema=evidence.tasks).fill_nan(None)
     return (
-        labels.with_columns(months)
-        .group_by("month")
+        labels.with_columns(groups)
+        .group_by(groups.name)
         .agg(
             pl.len().alias("rows"),
             *(pl.col(t).is_not_null().mean().alias(f"{t} observed") for t in evidence.tasks),
             *(pl.col(t).mean().alias(f"{t} rate") for t in evidence.tasks),
         )
-        .sort("month")
+        .sort(groups.name)
     )
 
 
@@ -185,3 +192,38 @@ def _maturity(evidence: Evidence, monthly: pl.DataFrame) -> str:
         percent_y=True,
         dates=months,
     )
+
+
+def _lateness(evidence: Evidence) -> list[Table]:
+    """How late outcomes arrive, of the heads whose share of known ones depends on the age."""
+    assert evidence.schema.time is not None
+    row = moment(evidence.schema.time)
+    frame, end = evidence.rows.frame, evidence.schema.as_of
+    last = pl.lit(end) if end is not None else row.max()
+    months = 12 * (last.dt.year() - row.dt.year()) + last.dt.month() - row.dt.month()
+    age = months - (row.dt.day() > last.dt.day()).cast(pl.Int32)
+    by_age = _known(evidence, frame.select(age.alias(_AGE)).to_series()).filter(pl.col(_AGE) >= 0)
+    late = [task for task in evidence.tasks if by_age[f"{task} observed"].n_unique() > 1]
+    if not late:
+        return []
+    note = (
+        f"Age: whole months from the row to {'the last row' if end is None else end.date()}. "
+        f"{100 * _LEVEL:.0f} % of the mean share over the oldest third of ages is reached "
+        f"{'; '.join(f'{_level(by_age, task)} for {task}' for task in late)}."
+    )
+    shown = by_age.select(_AGE, "rows", *(f"{task} observed" for task in late))
+    title = "Share of rows with a known outcome, by age of the row"
+    return [Table("lateness", title, shown, note)]
+
+
+def _level(by_age: pl.DataFrame, task: str) -> str:
+    """From which age on the share of known outcomes is level."""
+    ages, share = by_age[_AGE].to_list(), by_age[f"{task} observed"].to_numpy()
+    oldest = slice(-max(1, len(ages) // 3), None)
+    usual = np.average(share[oldest], weights=by_age["rows"].to_numpy()[oldest])
+    first = int(np.argmax(share >= _LEVEL * usual))
+    if first == 0:
+        return "at every age"
+    # Where it is still rising among the oldest, how far it will rise is not known.
+    risen = ages[first] <= ages[oldest][0]
+    return f"from age {ages[first]} on" if risen else "among the oldest rows only"

@@ -2,51 +2,48 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
 from riskmtl.explain.attribution import explain_rows
 from riskmtl.explain.explanation import Explanation
-from riskmtl.explain.reasons import reasons_of
 from riskmtl.validation.evidence import Evidence, section
+from riskmtl.validation.explained import Explained, thinned
 from riskmtl.validation.figure import bars
 from riskmtl.validation.result import Result, Table
 
-# Of the rows that the model keeps: over many rows the error of each matters little.
-_BACKGROUND = 32
 _TOP = 10
+# Of the explained rows, for each other network.
+_COMPARED = 100
+_NETWORKS = {"network", "blend"}
 
 
 @section("explanations", "Explanations", "Why does it say what it says?")
 def explanations(evidence: Evidence) -> Result:
     """Mean size of the columns' values per head, their stability, and the reasons given."""
-    kept = evidence.model.background
-    if kept is None:
+    explained, other = evidence.explained, thinned(evidence.model, start=1)
+    if explained is None or other is None:
         return Result(notes=["The model keeps no rows to compare with."])
-    background = np.ascontiguousarray(kept[:: max(1, len(kept) // _BACKGROUND)])
-    generator = np.random.default_rng(evidence.settings.seed)
-    count = min(evidence.settings.explained_rows, evidence.rows.frame.height)
-    chosen = np.sort(generator.permutation(evidence.rows.frame.height)[:count])
-    rows = evidence.rows.frame[chosen]
-    inputs = evidence.schema.inputs(rows)
-    found = explain_rows(evidence.model, inputs, background, heads=evidence.tasks,
-                         seed=evidence.settings.seed)  # fmt: skip
-    other = np.ascontiguousarray(kept[1 :: max(1, len(kept) // _BACKGROUND)])
+    found = explained.explanation
+    count = len(found.values)
     few = slice(0, max(2, count // 10))
-    again = explain_rows(evidence.model, inputs[few], other, heads=evidence.tasks,
+    again = explain_rows(evidence.model, found.inputs[few], other, heads=evidence.tasks,
                          seed=evidence.settings.seed + 1)  # fmt: skip
     tables = [
         Table(
             "columns",
             "Mean size of what each column adds to the log-odds",
             _sizes(found),
-            f"Over {count:,} rows and {len(background)} background rows; error: standard error "
-            "over rows and sampling.",
+            f"Over {count:,} rows and {len(explained.background)} background rows; error: standard "
+            "error over rows and sampling.",
         ),
         Table("explanation_stability", "Do the columns stay the same", _stable(found, again, few)),
+        *_other_networks(evidence, found),
         Table("reasons", "How often a column is among the four reasons of a flagged row",
-              _reasons(evidence, found, background)),
+              _reasons(explained)),
     ]  # fmt: skip
     return Result(
         tables=tables,
@@ -81,37 +78,72 @@ def _stable(found: Explanation, again: Explanation, few: slice) -> pl.DataFrame:
     }
     return pl.DataFrame(
         [
-            (head, name, *_agreement(first[:, :, i], second[:, :, i]))
+            (head, name, rank, common / top)
             for name, (first, second) in pairs.items()
-            for i, head in enumerate(found.heads)
+            for head, rank, common, top in _agreement(found.heads, first, second)
         ],
         schema=["head", "between", "rank correlation", "top ten in common"],
         orient="row",
     )
 
 
-def _agreement(first: NDArray[np.float64], second: NDArray[np.float64]) -> tuple[float, float]:
+def _other_networks(evidence: Evidence, found: Explanation) -> list[Table]:
+    """The columns of the model beside those of challengers given that are networks too."""
+    columns = [column.name for column in evidence.model.encoder.columns_]
+    some = slice(None, None, -(-len(found.values) // _COMPARED))
+    lines = []
+    for name, other in evidence.given.items():
+        background = thinned(other, start=0)
+        same_columns = [column.name for column in other.encoder.columns_] == columns
+        if (
+            {evidence.model.kind, other.kind} <= _NETWORKS
+            and same_columns
+            and background is not None
+        ):
+            theirs = explain_rows(other, found.inputs[some], background, heads=evidence.tasks,
+                                  seed=evidence.settings.seed)  # fmt: skip
+            agreement = _agreement(found.heads, found.values[some], theirs.values)
+            lines += [(head, name, *figures) for head, *figures in agreement]
+    if not lines:
+        return []
+    shape = ["head", "network", "rank correlation", "top columns in common", "of"]
+    return [
+        Table(
+            "other_networks",
+            "Do other networks have the same columns",
+            pl.DataFrame(lines, schema=shape, orient="row"),
+            f"Over {len(theirs.values)} of the rows. The same network trained with another seed "
+            "shows how far chance in training decides which columns come first.",
+        )
+    ]
+
+
+def _agreement(
+    heads: Sequence[str], first: NDArray[np.float64], second: NDArray[np.float64]
+) -> list[tuple[str, float, int, int]]:
+    """Of each head: rank correlation of the columns' sizes, and how many of the first both have."""
     from scipy.stats import spearmanr
 
-    a, b = np.abs(first).mean(0), np.abs(second).mean(0)
-    top = min(_TOP, len(a))
-    common = np.intersect1d(np.argsort(-a)[:top], np.argsort(-b)[:top])
-    return float(spearmanr(a, b).statistic), len(common) / top
+    lines = []
+    for position, head in enumerate(heads):
+        a, b = (np.abs(values[:, :, position]).mean(0) for values in (first, second))
+        top = min(_TOP, len(a))
+        common = np.intersect1d(np.argsort(-a)[:top], np.argsort(-b)[:top])
+        lines.append((head, float(spearmanr(a, b).statistic), len(common), top))
+    return lines
 
 
-def _reasons(
-    evidence: Evidence, found: Explanation, background: NDArray[np.float32]
-) -> pl.DataFrame:
+def _reasons(explained: Explained) -> pl.DataFrame:
     """Reasons of the tenth of the explained rows with the highest scores of each head."""
     tables = []
-    for position, head in enumerate(found.heads):
-        top = found.outputs[:, position] >= np.quantile(found.outputs[:, position], 0.9)
-        given = reasons_of(found, background, evidence.model.encoder.columns_, head=head)
-        given = given.filter(pl.col("row").is_in(np.flatnonzero(top).tolist()))
+    for position, given in enumerate(explained.reasons.values()):
+        outputs = explained.explanation.outputs[:, position]
+        top = np.flatnonzero(outputs >= np.quantile(outputs, 0.9)).tolist()
         tables.append(
-            given.group_by("head", "feature")
+            given.filter(pl.col("row").is_in(top))
+            .group_by("head", "feature")
             .agg(
-                (pl.len() / int(top.sum())).alias("share of rows"),
+                (pl.len() / len(top)).alias("share of rows"),
                 pl.col("separable").mean().alias("apart from the next"),
             )
             .sort("share of rows", "feature", descending=[True, False])

@@ -17,7 +17,7 @@ from riskmtl.validation.result import Finding, Result, Table
 
 @section("limits", "Limits and lineage", "What are its limits, and where does it come from?")
 def limits(evidence: Evidence) -> Result:
-    """Heads with too few events, immature months, values out of range; hashes, versions, rules."""
+    """Too few events, immature months, values out of range, reasons that tie; lineage, rules."""
     findings: list[Finding] = []
     notes = []
     for task in evidence.tasks:
@@ -42,6 +42,7 @@ def limits(evidence: Evidence) -> Result:
             outside,
             "Share of rows below or above all training rows, or of a category not among them.",
         ),
+        *_ties(evidence),
         Table("lineage", "Lineage", _lineage(evidence)),
         Table("rules", "Rules and guides, with their dates", pl.DataFrame(rules())),
     ]  # fmt: skip
@@ -76,6 +77,27 @@ def _outside(evidence: Evidence) -> pl.DataFrame:
             )
     shape = {"column": pl.String, "kind": pl.String, "share of rows": pl.Float64}
     return pl.DataFrame(lines, schema=shape, orient="row").sort("share of rows", descending=True)
+
+
+def _ties(evidence: Evidence) -> list[Table]:
+    """How often chance decided which reason of a row is the last to be given."""
+    if evidence.explained is None:
+        return []
+    rows = len(evidence.explained.explanation.values)
+    lines = []
+    for head, reasons in evidence.explained.reasons.items():
+        last = reasons.filter(pl.col("rank") == pl.col("rank").max().over("row"))
+        lines.append((head, rows, int((~last["separable"]).sum()) / rows))
+    shape = ["head", "explained rows", "share whose last reason ties"]
+    return [
+        Table(
+            "ties",
+            "Reasons that are not apart",
+            pl.DataFrame(lines, schema=shape, orient="row"),
+            "A last reason ties if it is less than two standard errors apart from the next column, "
+            "which might as well have been given. Reasons for customers are sampled further.",
+        )
+    ]
 
 
 def _lineage(evidence: Evidence) -> pl.DataFrame:

@@ -1,4 +1,4 @@
-"""Is it stable: scores and columns against training, figures by month, grades that migrate."""
+"""Is it stable: scores and columns against training, figures by vintage, grades that migrate."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _CERTAIN = 0.01
 
 @section("stability", "Stability", "Is it stable?")
 def stability(evidence: Evidence) -> Result:
-    """Drift of scores and columns, ranking and calibration by month, migration of grades."""
+    """Drift of scores and columns, ranking and calibration by vintage, migration of grades."""
     encoded, scores, notes = _reference(evidence)
     findings, drifted = _scores(evidence, scores)
     columns = evidence.model.encoder.columns_
@@ -49,10 +49,11 @@ def stability(evidence: Evidence) -> Result:
     figures = []
     if evidence.trained is not None:
         tables.append(_told_apart(evidence, encoded))
-    monthly = _by_month(evidence)
-    if monthly is not None and monthly.height:
-        tables.append(Table("monthly", "Figures by month", monthly))
-        figures += [_picture(task, monthly) for task in evidence.tasks]
+    name = evidence.settings.vintage or "month"
+    by_vintage = _by_vintage(evidence)
+    if by_vintage is not None and by_vintage.height:
+        tables.append(Table("vintages", f"Figures by {name}", by_vintage))
+        figures += [_picture(task, name, by_vintage) for task in evidence.tasks]
     for task in evidence.settings.graded:
         if task in evidence.tasks:
             found = _migration(evidence, task)
@@ -104,27 +105,28 @@ def _told_apart(evidence: Evidence, encoded: NDArray[np.float32]) -> Table:
     )
 
 
-def _by_month(evidence: Evidence) -> pl.DataFrame | None:
-    months = evidence.rows.months
-    if months is None:
+def _by_vintage(evidence: Evidence) -> pl.DataFrame | None:
+    """Ranking and calibration of each head in each vintage with events enough, in their order."""
+    vintages = evidence.vintages
+    if vintages is None:
         return None
     rows_found = []
-    names = months.to_numpy()
+    values = vintages.drop_nulls().unique().sort()
     for task in evidence.tasks:
         labels, scores = evidence.of(task)
-        for month in months.unique().sort():
-            chosen = (names == month) & ~np.isnan(labels)
+        for value in values:
+            chosen = (vintages == value).fill_null(False).to_numpy() & ~np.isnan(labels)
             events, rows = int(np.nansum(labels[chosen])), int(chosen.sum())
             if min(events, rows - events) < evidence.settings.min_events:
                 continue
             auc = auc_interval(labels[chosen], scores[chosen])
             expected = float(scores[chosen].sum())
             rows_found.append(
-                (task, month, rows, events, auc.estimate, auc.low, auc.high, events / expected)
+                (task, str(value), rows, events, auc.estimate, auc.low, auc.high, events / expected)
             )
     shape = {
         "head": pl.String,
-        "month": pl.String,
+        "vintage": pl.String,
         "rows": pl.Int64,
         "events": pl.Int64,
         "auc": pl.Float64,
@@ -135,8 +137,8 @@ def _by_month(evidence: Evidence) -> pl.DataFrame | None:
     return pl.DataFrame(rows_found, schema=shape, orient="row")
 
 
-def _picture(task: str, monthly: pl.DataFrame) -> str:
-    of_head = monthly.filter(pl.col("head") == task)
+def _picture(task: str, name: str, by_vintage: pl.DataFrame) -> str:
+    of_head = by_vintage.filter(pl.col("head") == task)
     if of_head.is_empty():
         return ""
     values = of_head["auc"].to_numpy()
@@ -151,12 +153,12 @@ def _picture(task: str, monthly: pl.DataFrame) -> str:
                 dots=True,
             )
         ],
-        key=f"monthly-{task}",
-        title=f"{task}: AUC by month",
-        alt=f"AUC of {task} by month, from {values.min():.3f} to {values.max():.3f}.",
-        x_label="month",
+        key=f"vintages-{task}",
+        title=f"{task}: AUC by {name}",
+        alt=f"AUC of {task} by {name}, from {values.min():.3f} to {values.max():.3f}.",
+        x_label=name,
         y_label="AUC",
-        dates=of_head["month"].to_list(),
+        dates=of_head["vintage"].to_list(),
     )
 
 
