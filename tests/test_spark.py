@@ -235,7 +235,7 @@ def test_rows_without_keys_could_not_be_told_apart(
 
 @pytest.fixture(scope="module")
 def typed() -> pl.DataFrame:
-    """Keys of many types, moments in nanoseconds, a name with a dot, a column of nothing."""
+    """Keys of many types, moments in nanoseconds, a name with a dot, an input named as a task."""
     n, rng = 300, np.random.default_rng(0)
     start = dt.datetime(2024, 3, 30)
     moments = pl.Series([start + dt.timedelta(hours=i) for i in range(n)])
@@ -283,7 +283,7 @@ def typed_folder(typed: pl.DataFrame, tmp_path_factory: pytest.TempPathFactory) 
             ],
             "tasks": [
                 {"name": "default", "label": "bad", "positive": 1, "negative": 0},
-                {"name": "loss", "label": "loss", "kind": "regression"},
+                {"name": "group", "label": "loss", "kind": "regression"},
             ],
         }
     )
@@ -324,7 +324,7 @@ def test_the_time_zone_of_the_session_moves_nothing(
     assert found["at"].to_list() == rows["at"].to_list()
     expected = load_model(typed_folder).predict_frame(rows)
     np.testing.assert_allclose(found["p_default"], expected["default"], atol=1e-6)
-    np.testing.assert_allclose(found["loss"], expected["loss"], atol=1e-5)
+    np.testing.assert_allclose(found["group"], expected["group"], atol=1e-5)
 
 
 # ---- files in, a folder out ----------------------------------------------------------------------
@@ -375,8 +375,11 @@ def test_again_is_the_same(
     # A part was damaged, and another is left of nobody knows what.
     (out / "part-00000.parquet").write_bytes(b"PAR1")
     shutil.copy(out / "part-00001.parquet", out / "part-00009.parquet")
+    (out / ".scratch").mkdir()
+    shutil.copy(out / "part-00001.parquet", out / ".scratch")
     assert score_files_spark(model_folder, inside, out, resume=True).kept == 0
     assert_frame_equal(scores_in(out).sort(KEYS), before)
+    assert not (out / ".scratch").exists()
     with pytest.raises(JobError, match="another"):
         score_files(load_model(model_folder), inside, out, resume=True)
 

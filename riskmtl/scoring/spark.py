@@ -153,7 +153,7 @@ def counted(context: SparkContext) -> Accumulator[Any]:
     pyspark.Accumulator
         ``None`` at first.
     """
-    return context.accumulator(None, _Sum())  # type: ignore[arg-type]  # it only quacks
+    return context.accumulator(None, _Sum())  # type: ignore[arg-type]
 
 
 class _Sum:
@@ -212,10 +212,11 @@ def _schema_of_scores(frame: DataFrame, scorer: BatchScorer, order: _Order) -> S
     dtypes = _dtypes(frame.schema)
     scores, _ = _scores(scorer, pl.DataFrame(schema={n: dtypes[n] for n in order.names}), order)
     given = {} if order.is_text else {field.name: field.dataType for field in frame.schema}
+    keys = {column.name for column in require_keys(scorer.model).with_role("key", "time")}
     lineage = {"riskmtl": json.dumps({"version": __version__, **scorer.identity})}
     found = StructType()
     for name, dtype in scores.schema.items():
-        is_key = name in order.names
+        is_key = name in keys
         kind = given[name] if is_key and name in given else _kind(dtype)
         found.add(name, kind, nullable=True, metadata={} if is_key else lineage)
     return found
