@@ -39,18 +39,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
     -------
     int
         0 if it was done, 1 if the input cannot be used; a wrong option exits with 2. Verbs for
-        schedulers say more: see :func:`_exit_code`.
+        schedulers say more: see :func:`exit_code`.
     """
     options = _parser().parse_args(arguments)
     try:
         code = options.run(options)
     except (ValueError, OSError) as error:
         print(f"riskmtl {options.verb}: {' '.join(str(error).split())}", file=sys.stderr)
-        return _exit_code(error) if options.verb in _SCHEDULED else 1
+        return exit_code(error) if options.verb in _SCHEDULED else 1
     return code or 0
 
 
-def _exit_code(error: Exception) -> int:
+def exit_code(error: Exception) -> int:
     """What a scheduler is told: who must act."""
     from riskmtl.artefact import ArtefactError
     from riskmtl.files import TableError

@@ -24,14 +24,14 @@ from riskmtl.schema import DataSchema
 from riskmtl.scoring.folder import MANIFEST, JobError
 from riskmtl.validation.criteria import Criterion, criteria
 from riskmtl.validation.curves import auc_interval
-from riskmtl.validation.figure import Line, heatmap, lines
+from riskmtl.validation.figure import Line, lines
 from riskmtl.validation.reliability import observed_over_expected
 from riskmtl.validation.report import Report
 from riskmtl.validation.result import Finding, Question, Result, Table, Verdict
 
 _CERTAIN = 0.01
 _FEWEST_EVENTS = 30
-_COLUMNS_SHOWN = 15
+_COLUMNS_SHOWN = 5
 
 
 @dataclass(frozen=True)
@@ -60,8 +60,10 @@ class Nights:
 
     @cached_property
     def names(self) -> list[str]:
-        """What the nights are called: by their folders."""
-        return [folder.name for folder in self.folders]
+        """What the nights are called: by their days, or times where a day has several."""
+        times = [manifest["time"] for manifest in self.manifests]
+        days = [moment[:10] for moment in times]
+        return days if len(set(days)) == len(days) else [moment[:19] for moment in times]
 
     @cached_property
     def drift(self) -> pl.DataFrame:
@@ -218,8 +220,15 @@ def _runs(nights: Nights) -> Result:
         what = "rows against the usual, times more or fewer"
         findings.append(bounds["rows_against_usual"].judge("", what, float(times)))
     figures = [
-        _by_night(nights, {"rows": rows}, "rows", "Rows"),
-        _by_night(nights, {"refused": refused / rows}, "refused", "Share refused", percent=True),
+        _by_night(nights, {"rows": rows}, "rows", "Rows", label="rows"),
+        _by_night(
+            nights,
+            {"refused": refused / rows},
+            "refused",
+            "Share refused",
+            label="of rows",
+            percent=True,
+        ),
     ]
     return Result(findings, [Table("nights", "Nights", table)], figures)
 
@@ -241,9 +250,16 @@ def _scores(nights: Nights) -> Result:
         task: np.array([manifest["means"][task] for manifest in nights.manifests])
         for task in nights.model.tasks
     }
-    figures = [_by_night(nights, series, "psi", "PSI of the scores")]
+    figures = [_by_night(nights, series, "psi", "PSI of the scores", label="PSI")]
     figures += [
-        _by_night(nights, {task: values}, f"mean-{task}", f"{task}: mean score", percent=True)
+        _by_night(
+            nights,
+            {task: values},
+            f"mean-{task}",
+            f"{task}: mean score",
+            label="mean",
+            percent=True,
+        )
         for task, values in means.items()
     ]
     note = "critical: the index that chance alone passes once in twenty times."
@@ -267,13 +283,9 @@ def _columns(nights: Nights) -> Result:
         _largest(bounds["unseen_rise"], last, "unseen_rise", "largest rise of new categories"),
     ]
     worst = last.sort("psi", descending=True)["name"].head(_COLUMNS_SHOWN).to_list()
-    picture = heatmap(
-        worst,
-        nights.names,
-        np.array([_series(columns, name, "psi") for name in worst]),
-        key="csi",
-        title="CSI of the columns by night",
-        alt=f"Stability index of the {len(worst)} columns that moved most, by night.",
+    series = {name: _series(columns, name, "psi") for name in worst}
+    picture = _by_night(
+        nights, series, "csi", f"CSI of the {len(worst)} columns that moved most", label="CSI"
     )
     table = last.drop("night", "kind").sort("psi", descending=True)
     return Result(
@@ -339,6 +351,8 @@ def _known_by_night(nights: Nights, task: str, known: pl.DataFrame) -> pl.DataFr
 
 
 def _ranking_picture(nights: Nights, task: str, table: pl.DataFrame) -> str:
+    if table["auc"].is_null().all():
+        return ""
     values, low, high = (
         table[name].cast(pl.Float64).fill_null(float("nan")).to_numpy()
         for name in ("auc", "low", "high")
@@ -385,9 +399,11 @@ def _by_night(
     key: str,
     title: str,
     *,
+    label: str,
     percent: bool = False,
 ) -> str:
     place = np.arange(len(nights.names))
+    highest = max((float(values.max()) for values in series.values()), default=0.0)
     ends = "; ".join(f"{name} {values[-1]:.3g} in the last" for name, values in series.items())
     return lines(
         [Line(name, place, values, dots=True) for name, values in series.items()],
@@ -395,7 +411,8 @@ def _by_night(
         title=title,
         alt=f"{title} by night: {ends}.",
         x_label="night",
-        y_label=title.split(": ")[-1].lower(),
+        y_label=label,
+        y_range=(0.0, 1.06 * highest or 1.0),
         percent_y=percent,
         dates=nights.names,
     )
