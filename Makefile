@@ -2,7 +2,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 STAMP := .venv/.installed
 
-.PHONY: demo report browser explanations test test-slow lint format clean
+.PHONY: demo report browser java explanations test test-slow lint format clean
 .PHONY: benchmark benchmark-search benchmark-scarce benchmark-explanations benchmark-alarms benchmark-speed benchmark-gpu
 
 demo: $(STAMP)  ## simulate, train, compare, score: the whole way in one go
@@ -27,6 +27,9 @@ lint: $(STAMP)
 
 browser:  ## Chromium, in which the tests look at the report
 	command -v chromium >/dev/null || (apt-get update -qq && apt-get install -y -qq chromium)
+
+java:  ## Java, with which the tests run Spark
+	command -v java >/dev/null || (apt-get update -qq && apt-get install -y -qq openjdk-17-jre-headless)
 
 format: $(STAMP)
 	$(BIN)/ruff check --fix .

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     import polars as pl
 
     from riskmtl.schema import Checked, DataSchema
+    from riskmtl.scoring.batches import ScoreSettings
+    from riskmtl.scoring.job import ScoreReport
     from riskmtl.tuning import Tuned
 
 _PARTS = ("all", "train", "validation", "test")
@@ -181,6 +183,15 @@ def _parser() -> argparse.ArgumentParser:
         "--format", choices=("parquet", "csv"), default="parquet", help="of the scores"
     )
     score.add_argument("--threads", type=int, metavar="N", help="parts scored side by side")
+    score.add_argument(
+        "--engine",
+        choices=("local", "spark"),
+        default="local",
+        help="spark: on a cluster, or on this machine in several processes (default: local)",
+    )
+    score.add_argument(
+        "--master", metavar="URL", help="of Spark, such as local[2,4] (default: as configured)"
+    )
     score.add_argument(
         "--time", type=datetime.fromisoformat, help="time of the job to write down (default: now)"
     )
@@ -486,10 +497,8 @@ def _validate(options: argparse.Namespace) -> None:
 
 
 def _score(options: argparse.Namespace) -> None:
-    from riskmtl.artefact import load_model
     from riskmtl.explain.wording import load_reasons
     from riskmtl.scoring.batches import ScoreSettings
-    from riskmtl.scoring.local import score_files
 
     settings = ScoreSettings(
         graded=tuple(options.graded),
@@ -497,7 +506,22 @@ def _score(options: argparse.Namespace) -> None:
         reasons=options.reasons,
         words=None if options.words is None else load_reasons(options.words),
     )
-    report = score_files(
+    engine = _score_with_spark if options.engine == "spark" else _score_here
+    report = engine(options, settings)
+    print(f"{report.scored:,} of {report.rows:,} rows scored: {report.out}")
+    if report.kept:
+        print(f"{report.kept:,} of them were scored before")
+    for rule, count in report.refusals.items():
+        print(f"refused {count:,} rows: {rule}")
+
+
+def _score_here(options: argparse.Namespace, settings: ScoreSettings) -> ScoreReport:
+    from riskmtl.artefact import load_model
+    from riskmtl.scoring.local import score_files
+
+    if options.master is not None:
+        raise ValueError("--master is of Spark: add --engine spark")
+    return score_files(
         load_model(options.model, with_challenger=options.challenger),
         options.data,
         options.out,
@@ -510,11 +534,26 @@ def _score(options: argparse.Namespace) -> None:
         time=options.time,
         progress=sys.stderr.isatty(),
     )
-    print(f"{report.scored:,} of {report.rows:,} rows scored: {report.out}")
-    if report.kept:
-        print(f"{report.kept:,} of them were scored before")
-    for rule, count in report.refusals.items():
-        print(f"refused {count:,} rows: {rule}")
+
+
+def _score_with_spark(options: argparse.Namespace, settings: ScoreSettings) -> ScoreReport:
+    from riskmtl.scoring.spark_job import score_files_spark
+
+    if options.threads is not None:
+        raise ValueError("--threads is not of Spark: say local[N] with --master")
+    if options.format != "parquet":
+        raise ValueError("--engine spark writes Parquet only")
+    return score_files_spark(
+        options.model,
+        options.data,
+        options.out,
+        settings,
+        master=options.master,
+        max_bad=options.max_bad,
+        resume=options.resume,
+        restart=options.restart,
+        time=options.time,
+    )
 
 
 def _monitor(options: argparse.Namespace) -> int:

@@ -85,7 +85,7 @@ def test_the_map_names_every_module() -> None:
 
 @pytest.mark.parametrize(
     "target",
-    ["demo", "report", "browser", "test", "lint", "benchmark", "peers", "benchmark-alarms"],
+    ["demo", "report", "browser", "java", "test", "lint", "benchmark", "peers", "benchmark-alarms"],
 )
 def test_make_targets_exist(target: str) -> None:
     makefile = (ROOT / "Makefile").read_text()

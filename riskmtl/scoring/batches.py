@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from typing import Any, NamedTuple
 
@@ -19,6 +20,8 @@ from riskmtl.frames import as_frame
 from riskmtl.grades import MASTER_SCALE, grades_of
 from riskmtl.model import RiskModel, sigmoid
 from riskmtl.schema import Checked
+from riskmtl.scorers import TreeScorer
+from riskmtl.threads import one_thread_each
 
 EMPTY_QUARANTINE = pl.DataFrame(schema={"_row": pl.Int64, "_rule": pl.String})
 _NO_REASONS = pl.DataFrame(schema={"row": pl.Int64, "reasons": pl.List(pl.String)})
@@ -157,6 +160,59 @@ class BatchScorer:
             if head not in model.tasks:
                 raise ValueError(unknown_name("head of the words", head, model.tasks))
             words.require_fit(head, model.encoder.columns_, model.schema)
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """What a file made with this scorer says of its models."""
+        challenger = self.model.challenger if self.settings.challenger else None
+        own = None if challenger is None else challenger.lineage.get("model_id")
+        return {**self.model.identity, "challenger_id": own}
+
+    def require_columns(self, dtypes: Mapping[str, pl.DataType], *, is_text: bool = False) -> None:
+        """
+        Refuse a table by its columns alone.
+
+        Parameters
+        ----------
+        dtypes : mapping of str to polars.DataType
+        is_text : bool
+            Whether all values are written as text, so that names alone count.
+
+        Raises
+        ------
+        riskmtl.schema.DataError
+            If a column is missing, not declared, or of the wrong type.
+        """
+        if self.model.schema is not None:
+            known = dict.fromkeys(dtypes, pl.Null()) if is_text else dtypes
+            self.model.schema.require_columns(known, labelled=False)
+
+    def columns(self, present: Iterable[str]) -> list[str]:
+        """Those of a table's columns that must be read: keys, inputs, and the row's time."""
+        schema, names = self.model.schema, list(present)
+        if schema is None:
+            return names
+        asked = [*schema.needed(labelled=False), *(c.name for c in schema.with_role("time"))]
+        return [name for name in dict.fromkeys(asked) if name in names]
+
+    def parsed(self, raw: pl.DataFrame) -> tuple[pl.DataFrame, pl.Series | None]:
+        """Read a table of text; see :meth:`riskmtl.schema.DataSchema.from_text`."""
+        return (raw, None) if self.model.schema is None else self.model.schema.from_text(raw)
+
+    @contextmanager
+    def in_one_thread(self) -> Iterator[int]:
+        """Score in one thread, and give how many there were: tables are scored side by side."""
+        models = [self.model, *([self.model.challenger] if self.model.challenger else [])]
+        trees = [one.scorer for one in models if isinstance(one.scorer, TreeScorer)]
+        before = [scorer.threads for scorer in trees]
+        for scorer in trees:
+            scorer.threads = 1
+        try:
+            with one_thread_each() as threads:
+                yield threads
+        finally:
+            for scorer, threads_before in zip(trees, before, strict=True):
+                scorer.threads = threads_before
 
     def score(
         self, frame: pl.DataFrame, first_row: int = 0, broken: pl.Series | None = None

@@ -12,12 +12,13 @@ import hashlib
 import json
 import os
 import shutil
+import uuid
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from riskmtl.files import replacing
+from riskmtl.files import replacing, sync_folder
 
 NOTE = "_JOB.json"
 MANIFEST = "_MANIFEST.json"
@@ -48,6 +49,11 @@ class JobFolder:
         self.path = path
         self.note = dict(note)
 
+    @property
+    def lineage(self) -> dict[str, Any]:
+        """What each file says of the job: its note but for the inputs."""
+        return {name: value for name, value in self.note.items() if name != "inputs"}
+
     def write(self, name: str, data: bytes) -> str:
         """Write a file whole or not at all, and return the SHA-256 of its bytes."""
         with replacing(self.path / name) as scratch:
@@ -69,20 +75,51 @@ class JobFolder:
             return None
         if not isinstance(found, dict) or not found.keys() >= set(_RECEIPT):
             return None
-        for name, digest in found["files"].items():
-            file = self.path / name
-            if not file.is_file() or hashlib.sha256(file.read_bytes()).hexdigest() != digest:
-                return None
-        return found
+        return found if self._holds(found["files"]) else None
+
+    def _holds(self, files: Mapping[str, str]) -> bool:
+        """Whether files are there, byte for byte."""
+        return all(
+            (self.path / name).is_file() and digest_of(self.path / name) == digest
+            for name, digest in files.items()
+        )
+
+    @contextmanager
+    def scratch(self) -> Iterator[Path]:
+        """Name a folder that another program makes and fills; afterwards it is gone."""
+        path = self.path / f".part-{uuid.uuid4().hex}"
+        try:
+            yield path
+        finally:
+            shutil.rmtree(path, ignore_errors=True)
+
+    def adopt(self, file: Path, name: str) -> None:
+        """Take a file over from a scratch folder."""
+        with file.open("rb") as written:
+            os.fsync(written.fileno())
+        file.replace(self.path / name)
+        sync_folder(self.path)
+
+    def discard(self) -> None:
+        """Delete what the job has written but for its note."""
+        # Without a manifest the scores do not count; while there is a note, they are a job's.
+        (self.path / MANIFEST).unlink(missing_ok=True)
+        for name in (QUARANTINE, RECEIPTS):
+            shutil.rmtree(self.path / name, ignore_errors=True)
+        for file in self.path.glob("part-*"):
+            file.unlink(missing_ok=True)
 
     def finish(self, manifest: Mapping[str, Any]) -> None:
         """Write the manifest, which makes the scores count."""
         self.write(MANIFEST, _plain_text(manifest))
 
-    @property
-    def is_finished(self) -> bool:
-        """Whether there is a manifest."""
-        return (self.path / MANIFEST).exists()
+    def manifest(self) -> dict[str, Any] | None:
+        """What ended the job; ``None`` if it is not finished, or a file of it was changed."""
+        path = self.path / MANIFEST
+        if not path.exists():
+            return None
+        found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        return found if all(self._holds(part["files"]) for part in found["parts"]) else None
 
 
 @contextmanager
@@ -122,7 +159,8 @@ def open_folder(
         if begun is None:
             _require_empty(path)
         elif restart:
-            _clear(path)
+            JobFolder(path, begun).discard()
+            (path / NOTE).unlink()
         elif not resume:
             raise JobError(
                 f"{path}: a job was begun here: --resume goes on with it, --restart deletes it"
@@ -183,22 +221,20 @@ def _difference(name: str, before: Any, now: Any) -> str:
     return f"input ({names[0]})" if names else "order of inputs"
 
 
-def _clear(path: Path) -> None:
-    """Delete what a job wrote, and nothing else."""
-    # Without a manifest the scores do not count; while there is a note, they are a job's.
-    (path / MANIFEST).unlink(missing_ok=True)
-    for name in (QUARANTINE, RECEIPTS):
-        shutil.rmtree(path / name, ignore_errors=True)
-    for file in (*path.glob("part-*"), path / NOTE):
-        file.unlink(missing_ok=True)
-
-
 def _remove_scratch(path: Path) -> None:
-    """Delete scratch files of a job that was killed."""
+    """Delete what a job that was killed wrote aside."""
     for folder in (path, path / QUARANTINE, path / RECEIPTS):
-        for name in os.listdir(folder) if folder.is_dir() else ():
-            if name.startswith(".") and name != _LOCK:
-                (folder / name).unlink()
+        for found in folder.iterdir() if folder.is_dir() else ():
+            if found.name.startswith(_SCRATCH) and found.is_dir():
+                shutil.rmtree(found)
+            elif found.name.startswith(_SCRATCH):
+                found.unlink()
+
+
+def digest_of(path: Path) -> str:
+    """SHA-256 of a file."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _plain_text(values: Mapping[str, Any]) -> bytes:

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import io
 import json
-from collections import Counter, deque
+from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
-from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import datetime
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -17,43 +14,13 @@ import polars as pl
 import torch
 from tqdm.auto import tqdm
 
-from riskmtl import __version__
-from riskmtl.columns import DataError
 from riskmtl.model import RiskModel
-from riskmtl.reference import added
-from riskmtl.schema import DataSchema, RefusedRows
-from riskmtl.scorers import TreeScorer
 from riskmtl.scoring.batches import BatchScorer, ScoreSettings
 from riskmtl.scoring.folder import QUARANTINE, JobFolder, open_folder
+from riskmtl.scoring.job import ScoreReport, Tally, job_note, require_rows, sums_of, table_bytes
 from riskmtl.scoring.sources import PART_ROWS, Part, Source, find_files, open_source
-from riskmtl.threads import one_thread_each
 
 FORMATS = ("parquet", "csv")
-
-
-@dataclass(frozen=True, slots=True)
-class ScoreReport:
-    """
-    What came of a scoring job.
-
-    Parameters
-    ----------
-    rows, scored, quarantined : int
-        ``rows == scored + quarantined``.
-    kept : int
-        Rows of parts that an earlier run had finished.
-    refusals : dict of str to int
-        Rule to number of rows that it refused, most frequent first.
-    out : Path
-        Folder of the scores.
-    """
-
-    rows: int
-    scored: int
-    quarantined: int
-    kept: int
-    refusals: dict[str, int]
-    out: Path
 
 
 def score_files(
@@ -125,113 +92,21 @@ def score_files(
     settings = settings or ScoreSettings()
     given = [data] if isinstance(data, str | Path) else data
     sources = [open_source(path, part_rows=part_rows) for path in find_files(given)]
-    _require_rows(model, sources)
-    moment = (time or datetime.now(UTC)).isoformat(timespec="seconds")
-    note = _note(model, sources, settings, format=format, part_rows=part_rows, time=moment)
     scorer = BatchScorer(model, settings)
+    require_rows(scorer, sources)
+    asked = {"engine": "local", "format": format, "part_rows": part_rows}
+    note = job_note(scorer, sources, time, **asked)
     rows = sum(source.rows for source in sources)
     with open_folder(out, note, resume=resume, restart=restart) as folder:
         job = _Job(scorer, sources, folder, format)
         bar = tqdm(total=rows, desc="scoring", unit="row", unit_scale=True, disable=not progress)
-        tally = _Tally(rows, max_bad)
-        with bar, _one_thread_each(model) as most:
+        tally = Tally(rows, max_bad)
+        with bar, scorer.in_one_thread() as most:
             for receipt, was_there in job.run(threads or most):
                 tally.add(receipt, was_there)
                 bar.update(receipt["rows"])
-        folder.finish(_manifest(folder.note, tally, model))
-    refusals = dict(tally.refusals.most_common())
-    return ScoreReport(rows, tally.scored, tally.quarantined, tally.kept, refusals, Path(out))
-
-
-def _require_rows(model: RiskModel, sources: Sequence[Source]) -> None:
-    """Refuse files by their columns, before a row is scored."""
-    for source in sources:
-        if model.schema is None:
-            continue
-        try:
-            known = dict.fromkeys(source.dtypes, pl.Null()) if source.is_text else source.dtypes
-            model.schema.require_columns(known, labelled=False)
-        except DataError as error:
-            raise DataError(f"{source.path}: {error}") from error
-    if not any(source.rows for source in sources):
-        raise DataError(f"{sources[0].path}: the table has no rows")
-
-
-def _note(
-    model: RiskModel, sources: Sequence[Source], settings: ScoreSettings, **asked: Any
-) -> dict[str, Any]:
-    """What a job is asked to do; it goes on only if all of it but the time is the same."""
-    challenger = model.challenger if settings.challenger else None
-    return {
-        "version": __version__,
-        **model.identity,
-        "challenger_id": None if challenger is None else challenger.lineage.get("model_id"),
-        "settings": json.loads(json.dumps(settings.to_dict())),
-        **asked,
-        "inputs": [
-            {
-                "name": str(source.path),
-                "bytes": source.size,
-                "modified_ns": source.modified_ns,
-                "fingerprint": source.fingerprint,
-                "rows": source.rows,
-            }
-            for source in sources
-        ],
-    }
-
-
-class _Tally:
-    """What is counted as parts are finished, in their order."""
-
-    def __init__(self, rows: int, max_bad: float) -> None:
-        self.rows, self.max_bad = rows, max_bad
-        self.seen = self.scored = self.quarantined = self.kept = 0
-        self.refusals: Counter[str] = Counter()
-        self.first: dict[str, str] = {}
-        self.parts: list[dict[str, Any]] = []
-        self.counts: dict[str, dict[str, list[int]]] | None = None
-        self.sums: Counter[str] = Counter()
-
-    def add(self, receipt: dict[str, Any], was_there: bool) -> None:
-        self.kept += receipt["rows"] if was_there else 0
-        refused = sum(receipt["refused"].values())
-        if receipt["scored"] + refused != receipt["rows"]:
-            raise RuntimeError(f"rows were lost in {receipt['part']}: {receipt}")
-        self.seen += receipt["rows"]
-        self.scored += receipt["scored"]
-        self.quarantined += refused
-        self.refusals.update(receipt["refused"])
-        for rule, row in receipt["first"].items():
-            self.first.setdefault(rule, f"{receipt['input']['name']}, row {row}")
-        if receipt["counts"] is not None:
-            self.counts = added(self.counts, receipt["counts"])
-        self.sums.update(receipt["sums"])
-        self.parts.append({name: receipt[name] for name in ("part", "input", "scored", "files")})
-        if self.quarantined > self.max_bad * self.rows:
-            rule, count = self.refusals.most_common(1)[0]
-            raise RefusedRows(
-                f"{self.quarantined:,} of the first {self.seen:,} of {self.rows:,} rows break the "
-                f"schema, most often by {rule!r} ({count:,} rows, first in {self.first[rule]}): "
-                "correct them, or accept a share with --max-bad"
-            )
-
-
-def _manifest(note: dict[str, Any], tally: _Tally, model: RiskModel) -> dict[str, Any]:
-    drift = None
-    if model.reference is not None and tally.counts is not None:
-        drift = model.reference.drift(tally.counts).to_dicts()
-    return {
-        **note,
-        "rows": tally.rows,
-        "scored": tally.scored,
-        "quarantined": tally.quarantined,
-        "refused": dict(tally.refusals.most_common()),
-        "means": {task: total / max(tally.scored, 1) for task, total in tally.sums.items()},
-        "drift": drift,
-        "counts": tally.counts,
-        "parts": tally.parts,
-    }
+        folder.finish(tally.manifest(folder.note, model.reference))
+    return tally.report(Path(out))
 
 
 class _Task(NamedTuple):
@@ -280,26 +155,23 @@ class _Job:
         return receipt, False
 
     def _score(self, task: _Task) -> dict[str, Any]:
-        source, part, schema = task.source, task.part, self.scorer.model.schema
-        columns = None if schema is None else _read_columns(schema, source)
-        raw = source.read(part, columns)
-        frame, broken = (
-            schema.from_text(raw) if source.is_text and schema is not None else (raw, None)
-        )
+        source, part = task.source, task.part
+        raw = source.read(part, self.scorer.columns(source.dtypes))
+        frame, broken = self.scorer.parsed(raw) if source.is_text else (raw, None)
         scored = self.scorer.score(frame, part.start, broken)
         place = {"name": source.path.name, "fingerprint": source.fingerprint,
                  "start": part.start, "rows": part.rows}  # fmt: skip
-        lineage = {name: self.folder.note[name] for name in self.folder.note if name != "inputs"}
+        lineage = self.folder.lineage
         metadata = {"riskmtl": json.dumps({**lineage, "input": place})}
         name = f"{task.name}.{self.format}"
-        files = {name: self.folder.write(name, _bytes(scored.scores, self.format, metadata))}
+        files = {name: self.folder.write(name, table_bytes(scored.scores, self.format, metadata))}
         refused = scored.quarantine
         if refused.height:
             # As they were read, whatever could be made of them.
             rows = (refused["_row"] - part.start).to_numpy()
             kept = refused.select("_row", "_rule").hstack(raw[rows].get_columns())
             name = f"{QUARANTINE}/{task.name}.parquet"
-            files[name] = self.folder.write(name, _bytes(kept, "parquet", metadata))
+            files[name] = self.folder.write(name, table_bytes(kept, "parquet", metadata))
         by_rule = refused.group_by("_rule", maintain_order=True).agg(pl.len(), pl.first("_row"))
         return {
             **lineage,
@@ -308,45 +180,11 @@ class _Job:
             "rows": part.rows,
             "scored": scored.scores.height - refused.height,
             "refused": dict(zip(by_rule["_rule"], by_rule["len"], strict=True)),
-            "first": dict(zip(by_rule["_rule"], by_rule["_row"], strict=True)),
+            "first": {
+                rule: f"{source.path.name}, row {row}"
+                for rule, row in zip(by_rule["_rule"], by_rule["_row"], strict=True)
+            },
             "files": files,
             "counts": scored.counts,
-            "sums": _sums(scored.scores, self.scorer.model.tasks),
+            "sums": sums_of(scored.scores, self.scorer.model.tasks),
         }
-
-
-def _sums(scores: pl.DataFrame, tasks: Sequence[str]) -> dict[str, float]:
-    """Sums of probabilities, of which the means of a night follow."""
-    return {task: float(scores[f"p_{task}"].cast(pl.Float64).sum()) for task in tasks}
-
-
-def _read_columns(schema: DataSchema, source: Source) -> list[str]:
-    """Keys and inputs, and the row's time where there is one."""
-    names = [*schema.needed(labelled=False), *(c.name for c in schema.with_role("time"))]
-    return [name for name in dict.fromkeys(names) if name in source.dtypes]
-
-
-def _bytes(frame: pl.DataFrame, format: str, metadata: dict[str, str]) -> bytes:
-    data = io.BytesIO()
-    if format == "csv":
-        lists = [name for name, dtype in frame.schema.items() if dtype == pl.List(pl.String)]
-        frame.with_columns(pl.col(lists).list.join(";")).write_csv(data)
-    else:
-        frame.write_parquet(data, metadata=metadata)
-    return data.getvalue()
-
-
-@contextmanager
-def _one_thread_each(model: RiskModel) -> Iterator[int]:
-    """Parts are scored side by side, so nothing within one is."""
-    models = [model] if model.challenger is None else [model, model.challenger]
-    trees = [one.scorer for one in models if isinstance(one.scorer, TreeScorer)]
-    before = [scorer.threads for scorer in trees]
-    for scorer in trees:
-        scorer.threads = 1
-    try:
-        with one_thread_each() as threads:
-            yield threads
-    finally:
-        for scorer, threads_before in zip(trees, before, strict=True):
-            scorer.threads = threads_before
