@@ -185,7 +185,9 @@ def killed_after(count: int, monkeypatch: pytest.MonkeyPatch) -> None:
 
     def write(self: JobFolder, name: str, data: bytes) -> str:
         if next(written, None) is None:
-            (self.path / f".{name.replace('/', '.')}.half").write_bytes(data[: len(data) // 2])
+            half = (self.path / name).with_name(f".{Path(name).name}.half")
+            half.parent.mkdir(exist_ok=True)
+            half.write_bytes(data[: len(data) // 2])
             raise Killed
         return real(self, name, data)
 

@@ -375,11 +375,11 @@ def test_again_is_the_same(
     # A part was damaged, and another is left of nobody knows what.
     (out / "part-00000.parquet").write_bytes(b"PAR1")
     shutil.copy(out / "part-00001.parquet", out / "part-00009.parquet")
-    (out / ".scratch").mkdir()
-    shutil.copy(out / "part-00001.parquet", out / ".scratch")
+    (out / ".part-scratch").mkdir()
+    shutil.copy(out / "part-00001.parquet", out / ".part-scratch")
     assert score_files_spark(model_folder, inside, out, resume=True).kept == 0
     assert_frame_equal(scores_in(out).sort(KEYS), before)
-    assert not (out / ".scratch").exists()
+    assert not (out / ".part-scratch").exists()
     with pytest.raises(JobError, match="another"):
         score_files(load_model(model_folder), inside, out, resume=True)
 
