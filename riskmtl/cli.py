@@ -184,6 +184,12 @@ def _parser() -> argparse.ArgumentParser:
     )
     score.add_argument("--threads", type=int, metavar="N", help="parts scored side by side")
     score.add_argument(
+        "--device",
+        choices=("auto", "cpu", "cuda"),
+        default="auto",
+        help="where the network computes (default: auto, CUDA where there is one)",
+    )
+    score.add_argument(
         "--engine",
         choices=("local", "spark"),
         default="local",
@@ -531,6 +537,7 @@ def _score_here(options: argparse.Namespace, settings: ScoreSettings) -> ScoreRe
         restart=options.restart,
         format=options.format,
         threads=options.threads,
+        device=options.device,
         time=options.time,
         progress=sys.stderr.isatty(),
     )
@@ -541,6 +548,8 @@ def _score_with_spark(options: argparse.Namespace, settings: ScoreSettings) -> S
 
     if options.threads is not None:
         raise ValueError("--threads is not of Spark: say local[N] with --master")
+    if options.device == "cuda":
+        raise ValueError("--device cuda is not of Spark, whose workers compute on processors")
     if options.format != "parquet":
         raise ValueError("--engine spark writes Parquet only")
     return score_files_spark(

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from riskmtl.base import MultiTaskEstimator, is_number
 from riskmtl.borrowing import borrowing
+from riskmtl.device import resolve_device
 from riskmtl.errors import unknown_name
 from riskmtl.model import Head, RiskModel
 from riskmtl.networks import NUMERIC_EMBEDDINGS, TRUNKS, NetworkConfig
@@ -418,7 +419,7 @@ class MultiTaskClassifier(MultiTaskEstimator):
         return LightGBMBaseline(**{**shared, **options})
 
     def _learn(self, data: Prepared) -> tuple[Scorer, list[Head]]:
-        from riskmtl.training.fit import resolve_device, train
+        from riskmtl.training.fit import train
 
         shape = self._shape(len(data.rows.x))
         names = [task.name for task in data.tasks]

@@ -77,6 +77,11 @@ class NetworkScorer:
         self.regression = [bool(kind) for kind in regression]
         self.device = torch.device(device)
 
+    def on(self, device: torch.device) -> NetworkScorer:
+        """Compute on another device from now on."""
+        self.network, self.device = self.network.to(device), device
+        return self
+
     @property
     def rows(self) -> int:
         """Rows of a micro-batch."""

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 import pytest
+import torch
 from polars.testing import assert_frame_equal
 
 from riskmtl import DataSchema, LogisticBaseline, RiskModel
@@ -447,6 +448,11 @@ def test_an_empty_file_among_others_is_no_error(
         ({"format": "json"}, "parquet or csv"),
         ({"resume": True, "restart": True}, "exclude"),
         ({"threads": 0}, "threads"),
+        pytest.param(
+            {"device": "cuda"},
+            "no CUDA device",
+            marks=pytest.mark.skipif(torch.cuda.is_available(), reason="there is one"),
+        ),
     ],
 )
 def test_options_that_cannot_be(

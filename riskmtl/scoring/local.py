@@ -14,7 +14,9 @@ import polars as pl
 import torch
 from tqdm.auto import tqdm
 
+from riskmtl.device import resolve_device
 from riskmtl.model import RiskModel
+from riskmtl.scorers import NetworkScorer
 from riskmtl.scoring.batches import BatchScorer, ScoreSettings
 from riskmtl.scoring.folder import QUARANTINE, JobFolder, open_folder
 from riskmtl.scoring.job import ScoreReport, Tally, job_note, require_rows, sums_of, table_bytes
@@ -34,6 +36,7 @@ def score_files(
     restart: bool = False,
     format: str = "parquet",
     threads: int | None = None,
+    device: str = "auto",
     part_rows: int = PART_ROWS,
     time: datetime | None = None,
     progress: bool = False,
@@ -59,6 +62,8 @@ def score_files(
         Of the scores. Only Parquet says in each file where it comes from.
     threads : int, optional
         Parts scored side by side; default: as many as torch would use.
+    device : {"auto", "cpu", "cuda"}
+        Where the network computes, and stays; ``"auto"``: CUDA where there is one.
     part_rows : int
         Most rows of a part.
     time : datetime, optional
@@ -94,7 +99,11 @@ def score_files(
     sources = [open_source(path, part_rows=part_rows) for path in find_files(given)]
     scorer = BatchScorer(model, settings)
     require_rows(scorer, sources)
-    asked = {"engine": "local", "format": format, "part_rows": part_rows}
+    place = resolve_device(device)
+    if isinstance(model.scorer, NetworkScorer):
+        model.scorer.on(place)
+    # Another device adds up in another order: its scores differ in their last digits.
+    asked = {"engine": "local", "device": place.type, "format": format, "part_rows": part_rows}
     note = job_note(scorer, sources, time, **asked)
     rows = sum(source.rows for source in sources)
     with open_folder(out, note, resume=resume, restart=restart) as folder:

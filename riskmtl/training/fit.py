@@ -20,6 +20,7 @@ import torch
 from numpy.typing import NDArray
 from pytorch_lightning.callbacks import EarlyStopping, ModelCheckpoint
 
+from riskmtl.device import resolve_device
 from riskmtl.files import replacing
 from riskmtl.networks import IndependentNetworks, Network, NetworkConfig
 from riskmtl.training.batches import TensorBatches
@@ -282,31 +283,6 @@ def _tensors(
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]:
     weights = None if rows.weights is None else torch.from_numpy(rows.weights).to(device)
     return torch.from_numpy(rows.x).to(device), torch.from_numpy(rows.y).to(device), weights
-
-
-def resolve_device(name: str) -> torch.device:
-    """
-    Turn the name of a device into a device.
-
-    Parameters
-    ----------
-    name : {"auto", "cpu", "cuda"}
-
-    Returns
-    -------
-    torch.device
-        With ``"auto"``: CUDA where there is one.
-
-    Raises
-    ------
-    ValueError
-        If CUDA is asked for and not there.
-    """
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    if name == "cuda" and not torch.cuda.is_available():
-        raise ValueError("device='cuda' was asked for, but torch sees no CUDA device")
-    return torch.device(name)
 
 
 def resolve_precision(name: str, device: torch.device) -> Literal["bf16-mixed", "32-true"]:
