@@ -187,6 +187,7 @@ def assert_finished_parts_are_whole(out: Path) -> None:
     assert not [name for name in files_of(out) if Path(name).name.startswith(".")]
 
 
+@pytest.mark.slow
 def test_a_full_disk(
     cards: pl.DataFrame, cards_model: Path, tmp_path: Path, small_disk: Path
 ) -> None:
@@ -229,6 +230,7 @@ def test_a_limit_to_the_size_of_a_file(
 # ---- two at once -------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_the_second_of_two_jobs_is_refused(
     cards: pl.DataFrame, cards_model: Path, tmp_path: Path
 ) -> None:

@@ -359,6 +359,7 @@ def test_files_score_as_on_this_machine(
     assert manifest["model_id"] in written["org.apache.spark.sql.parquet.row.metadata"]
 
 
+@pytest.mark.slow
 def test_again_is_the_same(
     spark: Any, model_folder: Path, inside: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -384,6 +385,7 @@ def test_again_is_the_same(
         score_files(load_model(model_folder), inside, out, resume=True)
 
 
+@pytest.mark.slow
 def test_text_and_several_shapes_of_files(
     spark: Any, model_folder: Path, portfolio: Portfolio, tmp_path: Path, expected: pl.DataFrame
 ) -> None:
@@ -534,6 +536,7 @@ def always_killed(order: Any, batches: Iterator[Any]) -> Iterator[Any]:
     os._exit(1)
 
 
+@pytest.mark.slow
 def test_a_task_that_is_always_killed_ends_the_job_in_a_sentence(
     spark: Any,
     model_folder: Path,
@@ -573,6 +576,7 @@ def counting(log: Path) -> Callable[..., Iterator[Any]]:
     return score
 
 
+@pytest.mark.slow
 def test_a_model_is_read_once_in_a_worker(
     frame: Any, model_copy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -587,6 +591,7 @@ def test_a_model_is_read_once_in_a_worker(
     assert len(workers) < 12
 
 
+@pytest.mark.slow
 def test_a_worker_refuses_another_model(
     frame: Any, model_copy: Path, trained: MultiTaskClassifier
 ) -> None:

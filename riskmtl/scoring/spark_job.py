@@ -123,7 +123,7 @@ def score_files_spark(
     sources = [open_source(path) for path in find_files(given)]
     require_rows(scorer, sources)
     # How rows fall into parts is Spark's affair.
-    asked = {"engine": "spark", "format": "parquet", "part_rows": None}
+    asked = {"engine": "spark", "device": "cpu", "format": "parquet", "part_rows": None}
     note = job_note(scorer, sources, time, **asked)
     tally = Tally(sum(source.rows for source in sources), max_bad)
     with open_folder(out, note, resume=resume, restart=restart) as folder:
