@@ -3,7 +3,7 @@ BIN := .venv/bin
 STAMP := .venv/.installed
 
 .PHONY: demo report browser java explanations test test-slow lint format clean
-.PHONY: benchmark benchmark-search benchmark-scarce benchmark-explanations benchmark-alarms benchmark-speed benchmark-gpu
+.PHONY: benchmark benchmark-search benchmark-scarce benchmark-explanations benchmark-alarms benchmark-scoring benchmark-speed benchmark-gpu
 
 demo: $(STAMP)  ## simulate, train, compare, score: the whole way in one go
 	$(BIN)/python pipelines/risk_portfolio.py
@@ -49,6 +49,9 @@ benchmark-explanations: $(STAMP)  ## error and time of explanations beside shap'
 
 benchmark-alarms: $(STAMP)  ## alarms of the validation report where nothing was broken
 	$(BIN)/python pipelines/false_alarms.py
+
+benchmark-scoring: $(STAMP)  ## speed, memory and start of scoring
+	$(BIN)/python pipelines/benchmark_scoring.py
 
 benchmark-gpu: $(STAMP)  ## speed of training on a GPU, where there is one
 	$(BIN)/python tests/benchmarks/gpu_training.py

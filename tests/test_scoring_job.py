@@ -131,6 +131,9 @@ def test_a_model_without_schema(cards: pl.DataFrame, tmp_path: Path) -> None:
     assert (report.rows, report.scored) == (400, 400)
     expected = model.predict_frame(x)["is_fraud"]
     np.testing.assert_allclose(scores_in(tmp_path / "out")["p_is_fraud"], expected, atol=1e-6)
+    x.write_csv(tmp_path / "x.csv")
+    with pytest.raises(DataError, match=r"x\.csv: the model was trained without a schema"):
+        score(model, tmp_path / "x.csv", tmp_path / "text")
 
 
 def test_refused_rows_are_kept_as_they_were_read(

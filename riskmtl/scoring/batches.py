@@ -11,6 +11,7 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
+from riskmtl.columns import DataError
 from riskmtl.errors import unknown_name
 from riskmtl.explain.attribution import explain_rows
 from riskmtl.explain.policy import RowPolicy
@@ -181,8 +182,14 @@ class BatchScorer:
         Raises
         ------
         riskmtl.schema.DataError
-            If a column is missing, not declared, or of the wrong type.
+            If a column is missing, not declared, or of the wrong type, or if nobody can say what
+            type a text stands for.
         """
+        if self.model.schema is None and is_text:
+            raise DataError(
+                "the model was trained without a schema, which alone could say what the texts of "
+                "a CSV file stand for: give Parquet, or train it with a schema"
+            )
         if self.model.schema is not None:
             known = dict.fromkeys(dtypes, pl.Null()) if is_text else dtypes
             self.model.schema.require_columns(known, labelled=False)
@@ -195,9 +202,10 @@ class BatchScorer:
         asked = [*schema.needed(labelled=False), *(c.name for c in schema.with_role("time"))]
         return [name for name in dict.fromkeys(asked) if name in names]
 
-    def parsed(self, raw: pl.DataFrame) -> tuple[pl.DataFrame, pl.Series | None]:
+    def parsed(self, raw: pl.DataFrame) -> tuple[pl.DataFrame, pl.Series]:
         """Read a table of text; see :meth:`riskmtl.schema.DataSchema.from_text`."""
-        return (raw, None) if self.model.schema is None else self.model.schema.from_text(raw)
+        assert self.model.schema is not None
+        return self.model.schema.from_text(raw)
 
     @contextmanager
     def in_one_thread(self) -> Iterator[int]:
@@ -281,7 +289,7 @@ class BatchScorer:
         challenger = model.challenger if settings.challenger else None
         others = {} if challenger is None else challenger.outputs(encoded)
         binary = {task: sigmoid(outputs[task]) for task in model.tasks}
-        reasons = self._reasons(good, np.column_stack(list(binary.values())))
+        reasons = self._reasons(good, binary)
         columns = []
         for head in model.heads:
             task = head.task
@@ -299,12 +307,12 @@ class BatchScorer:
         return columns
 
     def _reasons(
-        self, good: pl.DataFrame, probabilities: NDArray[np.float64]
+        self, good: pl.DataFrame, probabilities: Mapping[str, NDArray[np.float64]]
     ) -> dict[str, list[pl.Series]]:
         """Reasons by binary task, best first, where the rule asks for them; null elsewhere."""
         if self.policy is None:
             return {}
-        chosen = self.policy.choose(probabilities)
+        chosen = self.policy.choose(np.column_stack(list(probabilities.values())))
         inputs = self.model.schema.inputs(good) if self.model.schema else good
         found = [
             self._explained(inputs[chosen[i : i + _EXPLAINED_AT_ONCE]], chosen[i:])
