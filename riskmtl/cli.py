@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from contextlib import nullcontext
 from datetime import date, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from riskmtl import __version__
 from riskmtl.panics import without_panics
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from riskmtl.scoring.job import ScoreReport
     from riskmtl.tuning import Tuned
 
+_Verbs: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
 _PARTS = ("all", "train", "validation", "test")
 _SCHEDULED = ("score", "monitor")
 
@@ -68,7 +69,22 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="riskmtl", description=sys.modules["riskmtl"].__doc__)
     parser.add_argument("--version", action="version", version=f"riskmtl {__version__}")
     verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB")
+    for add in (
+        _add_simulate,
+        _add_train,
+        _add_tune,
+        _add_evaluate,
+        _add_validate,
+        _add_score,
+        _add_monitor,
+        _add_export,
+        _add_explain,
+    ):
+        add(verbs)
+    return parser
 
+
+def _add_simulate(verbs: _Verbs) -> None:
     simulate = verbs.add_parser("simulate", help="write a simulated portfolio")
     simulate.set_defaults(run=_simulate)
     simulate.add_argument("--rows", type=int, default=200_000, help="rows (default: 200000)")
@@ -80,6 +96,8 @@ def _parser() -> argparse.ArgumentParser:
     simulate.add_argument("--out", type=Path, required=True, help="Parquet file of the table")
     simulate.add_argument("--truth", type=Path, help="Parquet file of the true probabilities")
 
+
+def _add_train(verbs: _Verbs) -> None:
     train = verbs.add_parser("train", help="train a network and its LightGBM challengers")
     train.set_defaults(run=_train)
     train.add_argument("--data", type=Path, required=True, help="Parquet file")
@@ -88,6 +106,8 @@ def _parser() -> argparse.ArgumentParser:
     _add_parameters(train)
     _add_max_bad(train)
 
+
+def _add_tune(verbs: _Verbs) -> None:
     tune = verbs.add_parser(
         "tune",
         help="search the parameters of train",
@@ -111,6 +131,8 @@ def _parser() -> argparse.ArgumentParser:
     _add_parameters(tune)
     _add_max_bad(tune)
 
+
+def _add_evaluate(verbs: _Verbs) -> None:
     evaluate = verbs.add_parser("evaluate", help="figures of a model on labelled rows")
     evaluate.set_defaults(run=_evaluate)
     _add_model_and_data(evaluate)
@@ -120,6 +142,8 @@ def _parser() -> argparse.ArgumentParser:
     )
     _add_max_bad(evaluate)
 
+
+def _add_validate(verbs: _Verbs) -> None:
     validate = verbs.add_parser(
         "validate",
         help="write a validation report",
@@ -146,6 +170,8 @@ def _parser() -> argparse.ArgumentParser:
     )
     validate.add_argument("--config", type=Path, help="YAML file: protected, costs, bounds, …")
 
+
+def _add_score(verbs: _Verbs) -> None:
     score = verbs.add_parser(
         "score",
         help="score files, part by part",
@@ -203,6 +229,8 @@ def _parser() -> argparse.ArgumentParser:
     )
     _add_max_bad(score)
 
+
+def _add_monitor(verbs: _Verbs) -> None:
     monitor = verbs.add_parser(
         "monitor",
         help="hold several nights of scores against training",
@@ -222,6 +250,8 @@ def _parser() -> argparse.ArgumentParser:
     monitor.add_argument("--config", type=Path, help="YAML file with bounds, as for validate")
     monitor.add_argument("--out", type=Path, required=True, help="folder for the page")
 
+
+def _add_export(verbs: _Verbs) -> None:
     export = verbs.add_parser(
         "export",
         help="write a network as one ONNX or .pt2 file",
@@ -243,6 +273,8 @@ def _parser() -> argparse.ArgumentParser:
         "(default: simulated rows)",
     )
 
+
+def _add_explain(verbs: _Verbs) -> None:
     explain = verbs.add_parser(
         "explain",
         help="say why rows of a file have their scores",
@@ -276,7 +308,6 @@ def _parser() -> argparse.ArgumentParser:
     )
     explain.add_argument("--seed", type=int, default=0)
     _add_max_bad(explain)
-    return parser
 
 
 def _add_model_and_data(parser: argparse.ArgumentParser) -> None:
