@@ -53,11 +53,13 @@ next(score_batches(model, [pl.scan_parquet(sys.argv[2]).head(1024).collect()]))
 print("scored", flush=True)
 """
 PEAK = """
-import resource, sys
+import sys
 from riskmtl.artefact import load_model
 from riskmtl.scoring.local import score_files
 score_files(load_model(sys.argv[1]), sys.argv[2], sys.argv[3], restart=True, threads=2)
-print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
+# Not getrusage, whose peak is that of the parent if this one was larger.
+peak = next(line for line in open("/proc/self/status") if line.startswith("VmHWM"))
+print(int(peak.split()[1]) / 1024)
 """
 
 
