@@ -70,7 +70,14 @@ clean:
 
 PEERS := .venv-peers/bin
 
-.PHONY: peers
+.PHONY: peers mlflow
 peers:  ## the environment of the libraries that benchmark-speed compares with
 	test -x $(PEERS)/python || $(PYTHON) -m venv .venv-peers
 	$(PEERS)/python -m pip install --quiet --disable-pip-version-check -r tests/benchmarks/peers-requirements.txt
+
+MLFLOW := .venv-mlflow/bin
+
+mlflow:  ## the environment in which the tests drive MLflow
+	test -x $(MLFLOW)/python || $(PYTHON) -m venv .venv-mlflow
+	$(MLFLOW)/python -m pip install --quiet --disable-pip-version-check torch -c constraints.txt
+	$(MLFLOW)/python -m pip install --quiet --disable-pip-version-check -e '.[mlflow]' -c constraints.txt

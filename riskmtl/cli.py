@@ -254,15 +254,21 @@ def _add_monitor(verbs: _Verbs) -> None:
 def _add_export(verbs: _Verbs) -> None:
     export = verbs.add_parser(
         "export",
-        help="write a network as one ONNX or .pt2 file",
+        help="write a network as one ONNX or .pt2 file, or any model for MLflow",
         description="Write a network with its calibrators as one file that runs without this "
-        "package and says how rows are encoded. It is compared with the model before it appears.",
+        "package and says how rows are encoded. It is compared with the model before it appears. "
+        "Or write any model as a folder for MLflow, which runs with this package.",
     )
     export.set_defaults(run=_export)
     export.add_argument("--model", type=Path, required=True, help="folder of the model")
-    export.add_argument("--out", type=Path, required=True, help="file of the program")
     export.add_argument(
-        "--format", choices=("onnx", "pt2"), default="onnx", help="onnx (default) or pt2"
+        "--out", type=Path, required=True, help="file of the program; for mlflow a new folder"
+    )
+    export.add_argument(
+        "--format",
+        choices=("onnx", "pt2", "mlflow"),
+        default="onnx",
+        help="onnx (default), pt2, or mlflow",
     )
     export.add_argument("--head", help="the one head to export (default: all)")
     export.add_argument("--int8", action="store_true", help="matrices with 8 bits; onnx only")
@@ -617,22 +623,39 @@ def _monitor(options: argparse.Namespace) -> int:
 
 
 def _export(options: argparse.Namespace) -> None:
+    export = _export_mlflow if options.format == "mlflow" else _export_program
+    try:
+        export(options)
+    except ImportError as error:
+        raise ValueError(str(error)) from error
+
+
+def _export_mlflow(options: argparse.Namespace) -> None:
+    from riskmtl.scoring.mlflow_flavour import save_mlflow
+
+    for name in ("head", "int8", "data"):
+        if getattr(options, name):
+            raise ValueError(f"--{name} is of onnx and pt2: an MLflow model is the model as it is")
+    out = save_mlflow(options.model, options.out)
+    print(f"MLflow model: {out}")
+    files = ["-m", out, "-i", "rows.csv", "-t", "csv", "--env-manager", "local"]
+    print(f"score with it: {shlex.join(['mlflow', 'models', 'predict', *map(str, files)])}")
+
+
+def _export_program(options: argparse.Namespace) -> None:
     from riskmtl.artefact import load_model
     from riskmtl.files import read_table
     from riskmtl.scoring.export import export_model
 
     _require_other_file(options.out, options.data or options.model)
-    try:
-        report = export_model(
-            load_model(options.model),
-            options.out,
-            format=options.format,
-            head=options.head,
-            int8=options.int8,
-            rows=None if options.data is None else read_table(options.data),
-        )
-    except ImportError as error:
-        raise ValueError(str(error)) from error
+    report = export_model(
+        load_model(options.model),
+        options.out,
+        format=options.format,
+        head=options.head,
+        int8=options.int8,
+        rows=None if options.data is None else read_table(options.data),
+    )
     simulated = "simulated " if options.data is None else ""
     print(f"beside the model on {report.rows:,} {simulated}rows:")
     for head, largest, mean, correlation in report.heads.iter_rows():

@@ -84,6 +84,11 @@ class Scored(NamedTuple):
     quarantine: pl.DataFrame
     counts: dict[str, dict[str, list[int]]] | None
 
+    def ruled(self) -> pl.DataFrame:
+        """Give the scores with ``_rule``, the rule that refused a row, null where none did."""
+        rules = self.quarantine.select("_row", "_rule")
+        return self.scores.join(rules, on="_row", how="left", maintain_order="left")
+
 
 def score_batches(
     model: RiskModel, batches: Iterable[Any], settings: ScoreSettings | None = None

@@ -253,10 +253,8 @@ def _scores(
 ) -> tuple[pl.DataFrame, dict[str, dict[str, list[int]]] | None]:
     """Score a table, set the rule beside each row that was refused, and count the others."""
     frame, broken = scorer.parsed(raw) if order.is_text else (raw, None)
-    scores, quarantine, counts = scorer.score(frame, broken=broken)
-    rules = quarantine.select("_row", "_rule")
-    ruled = scores.join(rules, on="_row", how="left", maintain_order="left").drop("_row")
-    return ruled.cast({pl.UInt8: pl.Int16}), counts
+    scored = scorer.score(frame, broken=broken)
+    return scored.ruled().drop("_row").cast({pl.UInt8: pl.Int16}), scored.counts
 
 
 def _from_arrow(batch: pa.RecordBatch, names: list[str]) -> pl.DataFrame:
