@@ -437,7 +437,8 @@ from riskmtl.scoring.mlflow_flavour import mlflow_arguments
 given = pd.read_json(sys.argv[2], orient="split", dtype=False, convert_dates=False)
 with mlflow.start_run():
     settings = ScoreSettings(graded=("fraud",))
-    logged = mlflow.pyfunc.log_model(name="risk", **mlflow_arguments(sys.argv[1], settings=settings))
+    arguments = mlflow_arguments(sys.argv[1], settings=settings)
+    logged = mlflow.pyfunc.log_model(name="risk", **arguments)
 for config in (None, {"challenger": True}):
     print(*mlflow.pyfunc.load_model(logged.model_uri, model_config=config).predict(given))
 """
@@ -462,9 +463,11 @@ declared = {"acc_income": "double", "acc_tenure_months": "long", "dev_os": "stri
 refused = []
 for name, values in {"acc_income": 30000, "acc_tenure_months": None, "dev_os": None}.items():
     loaded = mlflow.pyfunc.load_model(sys.argv[1])
-    columns = [c if c.name != name else ColSpec(declared[name], name) for c in loaded.metadata.get_input_schema()]
+    typed = ColSpec(declared[name], name)
+    columns = [typed if c.name == name else c for c in loaded.metadata.get_input_schema()]
     set_signature(sys.argv[1], ModelSignature(Schema(columns)))
-    changed = given.assign(**{name: pd.Series(values, given.index, float if values is None else int)})
+    kind = float if values is None else int
+    changed = given.assign(**{name: pd.Series(values, given.index, kind)})
     try:
         mlflow.pyfunc.load_model(sys.argv[1]).predict(changed)
     except mlflow.MlflowException as error:
