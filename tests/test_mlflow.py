@@ -179,9 +179,12 @@ def test_what_cannot_be_read_is_refused(card_frames: FrameScorer) -> None:
         card_frames.predict(pd.DataFrame(CARDS).drop(columns="age"))
 
 
-def test_settings_add_columns(model_folder: Path, rows: pl.DataFrame) -> None:
+def test_settings_add_columns(
+    model_folder: Path, rows: pl.DataFrame, expected: pl.DataFrame
+) -> None:
     model = RiskModel.load(model_folder, with_challenger=True)
-    settings = ScoreSettings(graded=(), challenger=True, reasons="score>=0.1")
+    highest = expected.select(pl.max_horizontal(pl.col("^p_.*$"))).to_series().sort()
+    settings = ScoreSettings(graded=(), challenger=True, reasons=f"score>={highest[-3]:.6f}")
     frames = FrameScorer(BatchScorer(model, settings))
     (scored,) = score_batches(model, [rows], settings)
     found = frames.predict(as_pandas(rows))
