@@ -9,21 +9,18 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from datetime import date, datetime, timedelta
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import polars as pl
 
+from riskmtl.checking import Checked, RefusedRows, from_text, separated
 from riskmtl.columns import (
     DATE_TYPES,
     DIRECTIONS,
-    LARGEST,
-    LARGEST_YEAR,
-    NUMBER_TYPES,
     ROLES,
     TYPES,
     Column,
@@ -33,7 +30,6 @@ from riskmtl.columns import (
     decoded,
     moment,
     out_of_years,
-    parsed,
 )
 from riskmtl.splits import Part, Split, SplitRule, split_table
 
@@ -48,52 +44,6 @@ __all__ = [
     "SplitRule",
     "Task",
 ]
-
-
-class RefusedRows(DataError):
-    """A table too many of whose rows break the schema."""
-
-
-class Checked(NamedTuple):
-    """Rows that keep the schema, and rows that do not with the rule that refused each."""
-
-    good: pl.DataFrame
-    quarantine: pl.DataFrame
-
-    def refusals(self) -> dict[str, int]:
-        """Rule to number of rows that it refused, most frequent first."""
-        if self.quarantine.is_empty():
-            return {}
-        counts = self.quarantine["_rule"].value_counts()
-        counts = counts.sort("count", "_rule", descending=[True, False])
-        return dict(zip(counts["_rule"].to_list(), counts["count"].to_list(), strict=True))
-
-    def require_few_refused(self, max_bad: float, *, source: str) -> None:
-        """
-        Refuse a table too many of whose rows break the schema.
-
-        Parameters
-        ----------
-        max_bad : float
-            Largest share of refused rows that is accepted.
-        source : str
-            What the message calls the table.
-
-        Raises
-        ------
-        RefusedRows
-            With the most frequent rule and its first row.
-        """
-        refused = self.quarantine.height
-        rows = self.good.height + refused
-        if refused <= max_bad * rows:
-            return
-        rule, count = next(iter(self.refusals().items()))
-        row = self.quarantine.filter(pl.col("_rule") == rule)["_row"][0]
-        raise RefusedRows(
-            f"{source}: {refused:,} of {rows:,} rows break the schema, most often by {rule!r} "
-            f"({count:,} rows, first row {row}): correct them, or accept a share with --max-bad"
-        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -201,18 +151,7 @@ class DataSchema:
         if frame.is_empty():
             raise DataError("the table has no rows")
         self.require_columns(frame.schema, labelled=labelled)
-        rules = list(self._rules(frame.schema))
-        refused = _where(frame, list(self._tests(frame.schema)))
-        if broken is not None:
-            refused = refused | broken.is_not_null()
-        if not refused.any():
-            return Checked(frame, _quarantine(frame.clear(), pl.Series([], dtype=pl.String)))
-        bad = frame.filter(refused)
-        named: list[pl.Expr] = [pl.when(fails).then(pl.lit(text)) for fails, text in rules]
-        if broken is not None:
-            named.insert(0, pl.lit(broken.filter(refused)))
-        rule = bad.select(pl.coalesce(*named).alias("_rule"))["_rule"]
-        return Checked(frame.filter(~refused), _quarantine(bad, rule, refused.arg_true()))
+        return separated(frame, self.columns, broken)
 
     def require_columns(self, dtypes: Mapping[str, pl.DataType], *, labelled: bool) -> None:
         """
@@ -251,48 +190,6 @@ class DataSchema:
                     f"schema {self.name!r} says {column.type}: convert it or correct the schema"
                 )
 
-    def _tests(self, dtypes: Mapping[str, pl.DataType]) -> Iterator[pl.Expr]:
-        """What fails where any rule is broken, in fewer steps than it takes to name the rule."""
-        for column in self.columns:
-            if column.name not in dtypes:
-                continue
-            value = decoded(column)
-            if _is_needed(column):
-                yield value.is_null()
-            if column.type in ("number", "integer") and not column.is_input:
-                yield value.cast(pl.Float64).is_infinite()
-            if _is_reckoned(column):
-                yield out_of_years(column, dtypes[column.name])
-            low, high = _range(column)
-            if (low, high) != (-math.inf, math.inf):
-                yield ~value.is_between(low, high)
-            if column.enum is not None:
-                yield _is_no_choice(column, value)
-
-    def _rules(self, dtypes: Mapping[str, pl.DataType]) -> Iterator[tuple[pl.Expr, str]]:
-        for column in self.columns:
-            if column.name not in dtypes:
-                continue
-            value = decoded(column)
-            if _is_needed(column):
-                yield value.is_null(), f"{column.name}: missing"
-            if column.role == "weight":
-                yield value < 0, f"{column.name}: negative weight"
-            if column.type in ("number", "integer"):
-                number = value.cast(pl.Float64)
-                yield number.is_infinite(), f"{column.name}: infinite"
-                if column.is_input:
-                    yield number.abs() > LARGEST, f"{column.name}: beyond ±{LARGEST:g}"
-            if _is_reckoned(column):
-                far = out_of_years(column, dtypes[column.name])
-                yield far, f"{column.name}: beyond the years ±{LARGEST_YEAR}"
-            if column.minimum is not None:
-                yield value < column.minimum, f"{column.name}: below {column.minimum:g}"
-            if column.maximum is not None:
-                yield value > column.maximum, f"{column.name}: above {column.maximum:g}"
-            if column.enum is not None:
-                yield _is_no_choice(column, value), f"{column.name}: not an allowed value"
-
     def from_text(self, frame: pl.DataFrame) -> tuple[pl.DataFrame, pl.Series]:
         """
         Read the values of a table all of whose columns are text, as a CSV file gives them.
@@ -309,17 +206,7 @@ class DataSchema:
         broken : polars.Series of String
             For each row the first column that cannot be read, as a rule, or null.
         """
-        columns = [column for column in self.columns if column.name in frame.columns]
-        values = frame.with_columns(parsed(column) for column in columns if column.type != "string")
-        unread = [
-            pl.when(pl.col(column.name).str.contains(r"\S") & values[column.name].is_null()).then(
-                pl.lit(f"{column.name}: no {column.type}")
-            )
-            for column in columns
-            if column.type != "string"
-        ]
-        broken = frame.select(pl.coalesce(*unread, pl.lit(None, pl.String)).alias("_rule"))
-        return values, broken["_rule"]
+        return from_text(frame, self.columns)
 
     def require_informative(self, frame: pl.DataFrame) -> None:
         """
@@ -575,47 +462,6 @@ class DataSchema:
         """SHA-256 of the schema's content."""
         text = json.dumps(self.to_dict(), sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()
-
-
-def _is_needed(column: Column) -> bool:
-    return column.required or column.role in ("key", "time", "weight")
-
-
-def _is_reckoned(column: Column) -> bool:
-    """Whether a column holds dates that are counted with."""
-    return column.type in DATE_TYPES and (column.is_input or column.role == "time")
-
-
-def _range(column: Column) -> tuple[float, float]:
-    """Between which numbers a column's values must lie."""
-    low = -math.inf if column.minimum is None else column.minimum
-    high = math.inf if column.maximum is None else column.maximum
-    if column.type in ("number", "integer") and column.is_input:
-        low, high = max(low, -LARGEST), min(high, LARGEST)
-    return (max(low, 0.0) if column.role == "weight" else low), high
-
-
-def _is_no_choice(column: Column, value: pl.Expr) -> pl.Expr:
-    allowed: list[Any] = list(column.enum or ())
-    if column.type in NUMBER_TYPES:
-        value, allowed = value.cast(pl.Float64), [float(v) for v in allowed]
-    return ~value.is_in(allowed)
-
-
-def _where(frame: pl.DataFrame, fails: Sequence[pl.Expr]) -> pl.Series:
-    """Whether any of the tests fails, row by row."""
-    if not fails:
-        return pl.repeat(False, frame.height, eager=True)
-    return frame.select(pl.any_horizontal(fails).fill_null(False)).to_series()
-
-
-def _quarantine(
-    rows: pl.DataFrame, rules: pl.Series, positions: pl.Series | None = None
-) -> pl.DataFrame:
-    where = positions if positions is not None else pl.Series([], dtype=pl.UInt32)
-    return rows.select(
-        where.cast(pl.Int64).alias("_row"), rules.cast(pl.String).alias("_rule"), pl.all()
-    )
 
 
 def _as_datetime(value: date) -> datetime:

@@ -24,6 +24,8 @@ def refusal(column: Column, value: Any) -> str | None:
         return f"{column.name}: negative weight"
     if column.type == "number" and value in (float("inf"), float("-inf")):
         return f"{column.name}: infinite"
+    if column.type in ("number", "integer") and column.is_input and abs(value) > 1e37:
+        return f"{column.name}: beyond ±1e+37"
     if column.minimum is not None and value < column.minimum:
         return f"{column.name}: below {column.minimum:g}"
     if column.maximum is not None and value > column.maximum:
