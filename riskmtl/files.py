@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -53,7 +53,13 @@ def open_table(path: str | Path) -> pl.LazyFrame:
     return table
 
 
-def read_table(path: str | Path, *, start: int = 0, rows: int | None = None) -> pl.DataFrame:
+def read_table(
+    path: str | Path,
+    *,
+    start: int = 0,
+    rows: int | None = None,
+    columns: Sequence[str] | None = None,
+) -> pl.DataFrame:
     """
     Read a Parquet file, or a run of its rows.
 
@@ -65,6 +71,8 @@ def read_table(path: str | Path, *, start: int = 0, rows: int | None = None) -> 
         First row.
     rows : int, optional
         Number of rows; default: all.
+    columns : sequence of str, optional
+        Default: all.
 
     Returns
     -------
@@ -77,7 +85,8 @@ def read_table(path: str | Path, *, start: int = 0, rows: int | None = None) -> 
     """
     table = open_table(path)
     with readable(path):
-        return table.slice(start, rows).collect()
+        chosen = table if columns is None else table.select(columns)
+        return chosen.slice(start, rows).collect()
 
 
 def count_rows(path: str | Path) -> int:

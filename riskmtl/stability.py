@@ -8,6 +8,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+# With a larger p-value chance may have made an index, which then raises no alarm.
+CERTAIN = 0.01
+
 
 @dataclass(frozen=True, slots=True)
 class StabilityIndex:

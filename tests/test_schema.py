@@ -89,7 +89,9 @@ _values = {
     "id": st.sampled_from([1, 2, None]),
     "day": st.none() | _days,
     "opened": st.none() | _days,
-    "amount": st.sampled_from([0.0, -0.5, 100.0, 1e38, -1e38, -9.0, 50.0, np.inf, -np.inf, None]),
+    "amount": st.sampled_from(
+        [0.0, -0.5, 100.0, 100.5, 1e38, -1e38, -9.0, 50.0, np.inf, -np.inf, None]
+    ),
     "age": st.sampled_from([17, 18, 19, 30, 0, None]),
     "country": st.sampled_from(["FR", "DE", "ES", "?", "", None]),
     "online": st.sampled_from([True, False, None]),

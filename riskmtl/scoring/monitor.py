@@ -22,6 +22,7 @@ from riskmtl.model import RiskModel
 from riskmtl.reference import Reference
 from riskmtl.schema import DataSchema
 from riskmtl.scoring.folder import MANIFEST, JobError
+from riskmtl.stability import CERTAIN
 from riskmtl.validation.criteria import Criterion, criteria
 from riskmtl.validation.curves import auc_interval
 from riskmtl.validation.figure import Line, lines
@@ -29,7 +30,6 @@ from riskmtl.validation.reliability import observed_over_expected
 from riskmtl.validation.report import Report
 from riskmtl.validation.result import Finding, Question, Result, Table, Verdict
 
-_CERTAIN = 0.01
 _FEWEST_EVENTS = 30
 _COLUMNS_SHOWN = 5
 
@@ -152,8 +152,11 @@ def monitor(
         as_of or date.today(),
         criteria(bounds),
     )
-    sections = [(question, examine(nights), 0.0) for question, examine in _SECTIONS
-                if table is not None or question.key != "outcomes"]  # fmt: skip
+    sections = []
+    for question, examine in _SECTIONS:
+        if table is not None or question.key != "outcomes":
+            begun = time.perf_counter()
+            sections.append((question, examine(nights), time.perf_counter() - begun))
     facts = {
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
         "version": __version__,
@@ -275,7 +278,7 @@ def _columns(nights: Nights) -> Result:
     )
     bounds = nights.criteria
     certain = last.with_columns(
-        pl.when(pl.col("p_value") < _CERTAIN).then(pl.col("psi")).otherwise(0.0)
+        pl.when(pl.col("p_value") < CERTAIN).then(pl.col("psi")).otherwise(0.0)
     )
     findings = [
         _largest(bounds["column_psi"], certain, "psi", "largest CSI"),
@@ -351,7 +354,7 @@ def _known_by_night(nights: Nights, task: str, known: pl.DataFrame) -> pl.DataFr
 
 
 def _ranking_picture(nights: Nights, task: str, table: pl.DataFrame) -> str:
-    if table["auc"].is_null().all():
+    if len(nights.names) < 2 or table["auc"].is_null().all():
         return ""
     values, low, high = (
         table[name].cast(pl.Float64).fill_null(float("nan")).to_numpy()
@@ -373,7 +376,7 @@ def _ranking_picture(nights: Nights, task: str, table: pl.DataFrame) -> str:
 
 def _certain(line: Mapping[str, Any]) -> float:
     """An index, or nought if chance may have made it."""
-    return float(line["psi"]) if line["p_value"] < _CERTAIN else 0.0
+    return float(line["psi"]) if line["p_value"] < CERTAIN else 0.0
 
 
 def _largest(criterion: Criterion, table: pl.DataFrame, figure: str, what: str) -> Finding | None:
@@ -403,6 +406,8 @@ def _by_night(
     percent: bool = False,
 ) -> str:
     place = np.arange(len(nights.names))
+    if len(place) < 2:
+        return ""
     highest = max((float(values.max()) for values in series.values()), default=0.0)
     ends = "; ".join(f"{name} {values[-1]:.3g} in the last" for name, values in series.items())
     return lines(

@@ -14,7 +14,7 @@ from typing import NamedTuple
 import numpy as np
 import polars as pl
 
-from riskmtl.files import TableError, count_rows, open_table, readable
+from riskmtl.files import TableError, count_rows, open_table, read_table, readable
 
 PART_ROWS = 131_072
 _KINDS = (".parquet", ".csv")
@@ -94,13 +94,11 @@ class Source:
             If the file is damaged, or was changed since the job began.
         """
         self.require_unchanged()
-        with readable(self.path, "CSV" if self.is_text else "Parquet"):
-            if self.is_text:
+        if self.is_text:
+            with readable(self.path, "CSV"):
                 frame = self._read_text(part, columns)
-            else:
-                table = pl.scan_parquet(self.path, glob=False)
-                table = table if columns is None else table.select(columns)
-                frame = table.slice(part.start, part.rows).collect()
+        else:
+            frame = read_table(self.path, start=part.start, rows=part.rows, columns=columns)
         self.require_unchanged()
         if frame.height != part.rows:
             raise TableError(

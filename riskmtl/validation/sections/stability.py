@@ -7,6 +7,7 @@ import polars as pl
 from numpy.typing import NDArray
 
 from riskmtl.grades import grades_of
+from riskmtl.stability import CERTAIN
 from riskmtl.validation.curves import auc_interval
 from riskmtl.validation.drift import (
     drift_classifier,
@@ -18,8 +19,6 @@ from riskmtl.validation.drift import (
 from riskmtl.validation.evidence import Evidence, section
 from riskmtl.validation.figure import Line, heatmap, lines
 from riskmtl.validation.result import Finding, Result, Table
-
-_CERTAIN = 0.01
 
 
 @section("stability", "Stability", "Is it stable?")
@@ -34,7 +33,7 @@ def stability(evidence: Evidence) -> Result:
         [column.name for column in columns],
         [column.is_categorical for column in columns],
     ).sort("psi", descending=True)
-    certain = table.filter(pl.col("p_value") < _CERTAIN)
+    certain = table.filter(pl.col("p_value") < CERTAIN)
     worst, index = certain.select("column", "psi").row(0) if certain.height else ("none", 0.0)
     findings.append(evidence.criteria["column_psi"].judge("", f"largest CSI: {worst}", index))
     tables = [
@@ -80,7 +79,7 @@ def _scores(
     findings, rows_found = [], []
     for position, task in enumerate(evidence.tasks):
         found = stability_index(reference[:, position], evidence.rows.scores[:, position])
-        shown = found.psi if found.p_value < _CERTAIN else 0.0
+        shown = found.psi if found.p_value < CERTAIN else 0.0
         findings.append(evidence.criteria["score_psi"].judge(task, "PSI of the score", shown))
         rows_found.append((task, found.psi, found.p_value, found.critical))
     shape = ["head", "psi", "p_value", "critical"]
