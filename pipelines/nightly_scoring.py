@@ -171,7 +171,7 @@ def fetch(plan: Plan, folder: Path, log: Log) -> list[Path]:
 
 
 def _arrived(inbox: Path) -> list[Path]:
-    return find_files([inbox]) if any(inbox.iterdir()) else []
+    return find_files(inbox) if any(inbox.iterdir()) else []
 
 
 def _score(plan: Plan, model: RiskModel, folder: Path, night: str, log: Log) -> None:

@@ -149,7 +149,11 @@ def open_folder(
     JobError
         If another process works here, if there are other files, or those of a job and neither
         option is given, or if that job was another.
+    ValueError
+        If both options are given.
     """
+    if resume and restart:
+        raise ValueError("resume and restart exclude each other")
     path = Path(path)
     if path.exists() and not path.is_dir():
         raise JobError(f"{path}: is a file, choose a folder for the scores")

@@ -90,13 +90,10 @@ def score_files(
     """
     if format not in FORMATS:
         raise ValueError(f"format must be parquet or csv, got {format!r}")
-    if resume and restart:
-        raise ValueError("resume and restart exclude each other")
     if part_rows < 1 or (threads is not None and threads < 1):
         raise ValueError("part_rows and threads must be at least 1")
     settings = settings or ScoreSettings()
-    given = [data] if isinstance(data, str | Path) else data
-    sources = [open_source(path, part_rows=part_rows) for path in find_files(given)]
+    sources = [open_source(path, part_rows=part_rows) for path in find_files(data)]
     scorer = BatchScorer(model, settings)
     require_rows(scorer, sources)
     place = resolve_device(device)

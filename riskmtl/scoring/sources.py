@@ -128,13 +128,13 @@ class Source:
             )
 
 
-def find_files(given: Sequence[str | Path]) -> list[Path]:
+def find_files(given: str | Path | Sequence[str | Path]) -> list[Path]:
     """
     Find the files that names, folders and patterns stand for.
 
     Parameters
     ----------
-    given : sequence of str or Path
+    given : str, Path, or sequence of them
         A file; a folder, for all Parquet and CSV files in it and below but for those whose name
         begins with ``.`` or ``_``; or a pattern such as ``in/*.parquet``.
 
@@ -149,7 +149,7 @@ def find_files(given: Sequence[str | Path]) -> list[Path]:
         If nothing is found, or a file is neither Parquet nor CSV by its name.
     """
     found: list[Path] = []
-    for item in given:
+    for item in [given] if isinstance(given, str | Path) else given:
         with readable(item):
             found += _matches(item)
     for path in found:

@@ -113,14 +113,11 @@ def score_files_spark(
     OSError
         If it cannot be written.
     """
-    if resume and restart:
-        raise ValueError("resume and restart exclude each other")
     require_spark()
     settings = settings or ScoreSettings()
     scorer = BatchScorer(load_model(model_folder, with_challenger=settings.challenger), settings)
     require_keys(scorer.model)
-    given = [data] if isinstance(data, str | Path) else data
-    sources = [open_source(path) for path in find_files(given)]
+    sources = [open_source(path) for path in find_files(data)]
     require_rows(scorer, sources)
     # How rows fall into parts is Spark's affair.
     asked = {"engine": "spark", "device": "cpu", "format": "parquet", "part_rows": None}
