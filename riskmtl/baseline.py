@@ -166,7 +166,7 @@ class LightGBMBaseline(MultiTaskEstimator):
         self.require_tasks([head.task for head in data.heads])
         for position, head in enumerate(data.heads):
             rng = np.random.default_rng([data.seed, position])
-            rows, validation = data.rows.only(position), data.validation.only(position)
+            rows, validation = data.rows.only([position]), data.validation.only([position])
             search = _Search(self, head, rows, validation, categorical, data.seed)
             for trial in range(self.trials):
                 if trial and deadline is not None and time.monotonic() > deadline:

@@ -26,7 +26,7 @@ from riskmtl.sizing import Sizes
 
 if TYPE_CHECKING:
     from riskmtl.baseline import LightGBMBaseline
-    from riskmtl.training.fit import TrainingConfig
+    from riskmtl.training.config import TrainingConfig
     from riskmtl.training.rows import TaskPlan
 
 _Number = TypeVar("_Number", int, float)
@@ -34,12 +34,18 @@ _Number = TypeVar("_Number", int, float)
 _CHOICES: Mapping[str, Sequence[str]] = {
     "network": list(TRUNKS),
     "numeric_embedding": NUMERIC_EMBEDDINGS,
+    "gating": ("softmax", "top_k", "dselect_k"),
+    "tie": ("l2", "trace_norm", "cross_stitch"),
+    "schedule": ("joint", "round_robin", "by_size", "by_uncertainty"),
+    "selection": ("entire_space", "inverse_propensity"),
     "monitor": ("log_loss_skill", "average_precision", "roc_auc"),
     "device": ("auto", "cpu", "cuda"),
     "precision": ("auto", "32", "bf16"),
 }
 _CHALLENGERS = ("lightgbm", "blend")
 _COUNTS = (
+    "active_experts",
+    "code_width",
     "embedding_dim",
     "bins",
     "levels",
@@ -55,8 +61,8 @@ _AUTOMATIC = (
     "shared_experts",
     "batch_size",
 )
-_SHARES = ("dropout", "feature_dropout")
-_UNITS = ("expert_units", "shared_units", "tower_units")
+_SHARES = ("dropout", "feature_dropout", "expert_dropout", "label_smoothing")
+_UNITS = ("expert_units", "shared_units", "decoder_units", "tower_units")
 
 
 class MultiTaskClassifier(MultiTaskEstimator):
@@ -65,8 +71,11 @@ class MultiTaskClassifier(MultiTaskEstimator):
 
     Parameters
     ----------
-    network : {"ple", "mmoe", "shared_bottom", "single_task"}
-        How the heads share; ``"single_task"`` trains one network per task, as a control.
+    network : str
+        How the heads share: ``"ple"`` and ``"mmoe"`` (experts and gates), ``"shared_bottom"``,
+        ``"soft_sharing"`` (a body per task, tied), ``"encoder_decoder"``, ``"cross_attention"``,
+        ``"aitm"`` (tasks in the order of the labels, each hands on to the next), and
+        ``"single_task"``, one network per task, as a control.
     schema : DataSchema, optional
         What the table holds; then `fit` takes the raw table, and labels from it.
     categorical_features : "from_dtype", or sequence of str, int or bool
@@ -98,6 +107,23 @@ class MultiTaskClassifier(MultiTaskEstimator):
         Levels of PLE.
     expert_units, shared_units, tower_units : sequence of int
         Layers of an expert, of the shared bottom, of a tower.
+    gating : {"softmax", "top_k", "dselect_k"}
+        How the gates of MMoE and PLE weigh experts: all of them, or few; see
+        :mod:`riskmtl.networks.gating`.
+    active_experts : int
+        Experts that a sparse gate lets through.
+    expert_dropout : float
+        Share of the experts that each gate does without in a training step.
+    tie : {"l2", "trace_norm", "cross_stitch"}
+        What ties the bodies of soft sharing: a penalty on the distance of their weights, on the
+        trace norm of these, or learned mixing between layers.
+    code_width : int
+        Width of the code between encoder and decoders.
+    decoder_units : sequence of int
+        Layers of a decoder.
+    groups : sequence of sequence of str, optional
+        Tasks that share a network, each task in one group; default: all share one. See
+        :func:`riskmtl.group_tasks`.
     linear_path : bool
         Whether a linear path leads from the embedded features to each head, beside the trunk; for
         outcomes that are nearly additive in the columns.
@@ -127,6 +153,35 @@ class MultiTaskClassifier(MultiTaskEstimator):
         Factor on a task's loss. Where not given: its observed rows over those of the task that has
         most, so that each observed label counts alike, and a head with few of them learns from the
         shared part instead of disturbing it.
+    balancing : str
+        How the tasks' losses become one: ``"sum"``, ``"static"``, and more; see
+        :mod:`riskmtl.training.balancing` for weights of losses and
+        :mod:`riskmtl.training.conflict` for those of gradients.
+    balancing_options : mapping, optional
+        Keyword arguments of the balancing.
+    penalties : mapping of str to float, optional
+        Factor on each penalty; see :mod:`riskmtl.training.penalties`.
+    schedule : {"joint", "round_robin", "by_size", "by_uncertainty"}
+        ``"joint"``: every step trains all tasks; otherwise each trains one, on rows that observe
+        it: in turn, as often as it has rows, or as often as it is still uncertain.
+    warm_up : mapping of str to float, optional
+        Epochs over which a task's loss comes in, from 0 to its weight.
+    freeze_shared_after : int, optional
+        Epochs after which only what belongs to a single task learns.
+    balanced_events : mapping of str to float, optional
+        How many times as often batches draw a row with an event of a task; losses and
+        probabilities are corrected for it.
+    label_smoothing : float
+        Share of each label that is replaced by the task's base rate.
+    mixup : float
+        Both parameters of the Beta distribution that mixes pairs of embedded rows; 0: none are.
+    selected_by : mapping of str to str, optional
+        Task to the task whose event decides whether it is observed at all, such as
+        ``{"default": "approved"}``: default is known of the approved only.
+    selection : {"entire_space", "inverse_propensity"}
+        What is done about it; see :mod:`riskmtl.training.selection`.
+    propensity_floor : float
+        Least probability of selection that a row is weighted by.
     few_events : int
         Heads with fewer events in training lean on the other heads' log-odds, as far as the
         validation rows bear it out; see :func:`riskmtl.borrowing.borrowing`. 0: none does.
@@ -215,6 +270,13 @@ class MultiTaskClassifier(MultiTaskEstimator):
         expert_units: Sequence[int] = (128, 64),
         shared_units: Sequence[int] = (256, 128),
         tower_units: Sequence[int] = (32,),
+        gating: str = "softmax",
+        active_experts: int = 2,
+        expert_dropout: float = 0.0,
+        tie: str = "l2",
+        code_width: int = 32,
+        decoder_units: Sequence[int] = (64,),
+        groups: Sequence[Sequence[str]] | None = None,
         linear_path: bool = False,
         dropout: float = 0.3,
         feature_dropout: float = 0.0,
@@ -227,6 +289,18 @@ class MultiTaskClassifier(MultiTaskEstimator):
         clip: float = 1.0,
         monitor: str = "log_loss_skill",
         task_weights: Mapping[str, float] | None = None,
+        balancing: str = "sum",
+        balancing_options: Mapping[str, Any] | None = None,
+        penalties: Mapping[str, float] | None = None,
+        schedule: str = "joint",
+        warm_up: Mapping[str, float] | None = None,
+        freeze_shared_after: int | None = None,
+        balanced_events: Mapping[str, float] | None = None,
+        label_smoothing: float = 0.0,
+        mixup: float = 0.0,
+        selected_by: Mapping[str, str] | None = None,
+        selection: str = "entire_space",
+        propensity_floor: float = 0.1,
         few_events: int = 100,
         event_weight: str | Mapping[str, float] | None = None,
         calibrate: bool = True,
@@ -261,6 +335,13 @@ class MultiTaskClassifier(MultiTaskEstimator):
         self.expert_units = expert_units
         self.shared_units = shared_units
         self.tower_units = tower_units
+        self.gating = gating
+        self.active_experts = active_experts
+        self.expert_dropout = expert_dropout
+        self.tie = tie
+        self.code_width = code_width
+        self.decoder_units = decoder_units
+        self.groups = groups
         self.linear_path = linear_path
         self.dropout = dropout
         self.feature_dropout = feature_dropout
@@ -273,6 +354,18 @@ class MultiTaskClassifier(MultiTaskEstimator):
         self.clip = clip
         self.monitor = monitor
         self.task_weights = task_weights
+        self.balancing = balancing
+        self.balancing_options = balancing_options
+        self.penalties = penalties
+        self.schedule = schedule
+        self.warm_up = warm_up
+        self.freeze_shared_after = freeze_shared_after
+        self.balanced_events = balanced_events
+        self.label_smoothing = label_smoothing
+        self.mixup = mixup
+        self.selected_by = selected_by
+        self.selection = selection
+        self.propensity_floor = propensity_floor
         self.few_events = few_events
         self.event_weight = event_weight
         self.calibrate = calibrate
@@ -467,13 +560,19 @@ class MultiTaskClassifier(MultiTaskEstimator):
             expert_units=tuple(self.expert_units),
             shared_units=tuple(self.shared_units),
             tower_units=tuple(self.tower_units),
+            gating=self.gating,
+            active_experts=self.active_experts,
+            expert_dropout=self.expert_dropout,
+            tie=self.tie,
+            code_width=self.code_width,
+            decoder_units=tuple(self.decoder_units),
             linear_path=bool(self.linear_path),
             dropout=self.dropout,
             feature_dropout=self.feature_dropout,
         )
 
     def _training(self, rows: int, seed: int) -> TrainingConfig:
-        from riskmtl.training.fit import TrainingConfig
+        from riskmtl.training.config import TrainingConfig
 
         sizes = Sizes.make(rows)
         batch = _chosen(self.batch_size, sizes.batch_size)
@@ -485,6 +584,15 @@ class MultiTaskClassifier(MultiTaskEstimator):
             weight_decay=self.weight_decay,
             embedding_decay=_chosen(self.embedding_decay, sizes.embedding_decay),
             clip=self.clip,
+            balancing=self.balancing,
+            balancing_options=_mapping("balancing_options", self.balancing_options),
+            penalties=_mapping("penalties", self.penalties),
+            schedule=self.schedule,
+            freeze_shared_after=self.freeze_shared_after,
+            label_smoothing=self.label_smoothing,
+            mixup=self.mixup,
+            selection=self.selection,
+            propensity_floor=self.propensity_floor,
             monitor=self.monitor,
             device=self.device,
             precision=self.precision,

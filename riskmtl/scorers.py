@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from riskmtl.networks import IndependentNetworks, Network, NetworkConfig
+from riskmtl.networks import IndependentNetworks, Network, NetworkConfig, groups_of
 
 # Activations of so many rows stay in a CPU's cache; a GPU wants far more at once.
 CPU_ROWS = 1024
@@ -131,12 +131,15 @@ class NetworkScorer:
         cardinalities = settings["cardinalities"]
         regression = settings["regression"]
         network: Network | IndependentNetworks
-        if shape.network == "single_task":
-            network = IndependentNetworks(
-                [Network(cardinalities, 1, shape, regression=[kind]) for kind in regression]
-            )
-        else:
+        groups = groups_of(shape, len(regression))
+        if len(groups) == 1 and shape.network != "single_task":
             network = Network(cardinalities, len(regression), shape, regression=regression)
+        else:
+            parts = [[regression[task] for task in group] for group in groups]
+            network = IndependentNetworks(
+                [Network(cardinalities, len(kinds), shape, regression=kinds) for kinds in parts],
+                groups,
+            )
         network.load_state_dict(load_file(folder / "weights.safetensors"))
         return cls(network.eval(), shape, cardinalities, regression)
 

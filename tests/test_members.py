@@ -23,8 +23,9 @@ from riskmtl.networks.embedding import FeatureEmbedding
 from riskmtl.networks.layers import Towers
 from riskmtl.networks.members import MemberScalings, pool_members
 from riskmtl.scorers import CPU_ROWS, NetworkScorer
-from riskmtl.training.fit import TrainingConfig, train
-from riskmtl.training.module import MultiTaskModule, Objective
+from riskmtl.training.config import TrainingConfig
+from riskmtl.training.fit import train
+from riskmtl.training.module import MultiTaskModule
 from riskmtl.training.rows import TaskPlan, TrainingRows
 
 NAN = float("nan")
@@ -323,19 +324,12 @@ def test_scalings_do_not_decay() -> None:
 def test_the_training_loss_is_the_mean_of_the_members_losses(trunk: str, weighted: bool) -> None:
     rng = np.random.default_rng(4)
     positive, factors = (3.0, 1.0, 0.5), (1.0, 0.25, 2.0)
-    objective = Objective(
-        tasks=PLAN.names,
-        regression=PLAN.regression,
-        task_weights=factors,
-        positive_weights=positive,
-        learning_rate=1e-3,
-        weight_decay=0.0,
-        embedding_decay=0.0,
-        monitor="log_loss_skill",
-        seed=0,
+    plan = replace(PLAN, weights=factors, positive_weights=positive)
+    config = TrainingConfig(
+        epochs=1, patience=1, batch_size=14, learning_rate=1e-3, weight_decay=0.0
     )
     network = network_of(shape_of(trunk, 3)).double()
-    module = MultiTaskModule(network, objective).double()
+    module = MultiTaskModule(network, plan, config).double()
     x = torch.from_numpy(encoded(14)).double()
     labels = rng.integers(0, 2, (14, 3)).astype(float)
     labels[:, 1] = rng.normal(size=14)

@@ -29,10 +29,11 @@ from riskmtl.networks.embedding import (
     Standardized,
     bin_edges,
 )
-from riskmtl.networks.layers import Gates, GroupLinear, GroupMLP, Towers, Trunk
+from riskmtl.networks.layers import Gates, GroupLinear, GroupMLP, Towers
 from riskmtl.networks.mmoe import MMoE
 from riskmtl.networks.ple import PLE
 from riskmtl.networks.shared_bottom import SharedBottom
+from riskmtl.networks.trunk import Trace, Trunk
 
 NAN = float("nan")
 MIXED = [0, 4, 0, 3]  # columns: numeric, categorical, numeric, categorical
@@ -647,7 +648,7 @@ class OwnBottoms(Trunk):
     def first(self, x: Tensor) -> tuple[Tensor, ...]:
         return (torch.stack([bottom(x) for bottom in self.bottoms]),)
 
-    def rest(self, *parts: Tensor) -> Tensor:
+    def rest(self, *parts: Tensor, trace: Trace | None = None) -> Tensor:
         return parts[0]
 
 

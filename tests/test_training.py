@@ -16,7 +16,8 @@ from pytorch_lightning.loggers import CSVLogger
 
 from riskmtl.metrics import log_loss_skill, roc_auc
 from riskmtl.networks import IndependentNetworks, NetworkConfig
-from riskmtl.training.fit import ResumeError, Trained, TrainingConfig, train
+from riskmtl.training.config import TrainingConfig
+from riskmtl.training.fit import ResumeError, Trained, train
 from riskmtl.training.rows import TaskPlan, TrainingRows
 
 SHAPE = NetworkConfig(
@@ -280,10 +281,10 @@ def test_the_control_shares_nothing() -> None:
     alone = train(
         replace(SHAPE, network="single_task"),
         [0, 0, 0, 4],
-        PLAN.only(1),
+        PLAN.only([1]),
         CONFIG,
-        rows().only(1),
-        rows(300, seed=1).only(1),
+        rows().only([1]),
+        rows(300, seed=1).only([1]),
     )
     x = rows(50, seed=3).x
     assert np.array_equal(outputs(trained, x)[:, 1], outputs(alone, x)[:, 0])

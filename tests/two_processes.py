@@ -24,7 +24,8 @@ from torch import Tensor
 from riskmtl import MultiTaskClassifier
 from riskmtl.networks import NetworkConfig
 from riskmtl.training.batches import TensorBatches
-from riskmtl.training.fit import Trained, TrainingConfig, train
+from riskmtl.training.config import TrainingConfig
+from riskmtl.training.fit import Trained, train
 from riskmtl.training.rows import TaskPlan, TrainingRows
 
 TOGETHER: dict[str, Any] = {"strategy": "ddp", "devices": 2, "accelerator": "cpu"}

@@ -18,19 +18,23 @@ from torch import Tensor, nn
 
 from riskmtl.networks.config import NetworkConfig
 from riskmtl.networks.embedding import NUMERIC_EMBEDDINGS, FeatureEmbedding
-from riskmtl.networks.layers import Gated, LinearPath, Towers, Trunk
+from riskmtl.networks.layers import LinearPath, Towers
 from riskmtl.networks.members import MemberScalings, pool_members
 from riskmtl.networks.mmoe import MMoE
 from riskmtl.networks.ple import PLE
 from riskmtl.networks.shared_bottom import SharedBottom
+from riskmtl.networks.trunk import SHARED, Gated, Trace, Trunk, owned
 
 __all__ = [
     "NUMERIC_EMBEDDINGS",
+    "SHARED",
     "TRUNKS",
     "Gated",
     "IndependentNetworks",
     "Network",
     "NetworkConfig",
+    "Trace",
+    "groups_of",
 ]
 
 TRUNKS: dict[str, Callable[[int, int, NetworkConfig], Trunk]] = {
@@ -95,7 +99,7 @@ class Network(nn.Module):
             tasks, width, config.tower_units, members=config.members, dropout=config.dropout
         )
 
-    def forward(self, x: Tensor, *, pooled: bool = True) -> Tensor:
+    def forward(self, x: Tensor, *, pooled: bool = True, trace: Trace | None = None) -> Tensor:
         """
         Map encoded rows to one number per head.
 
@@ -104,20 +108,41 @@ class Network(nn.Module):
         x : Tensor of shape (batch, features)
         pooled : bool
             Whether to average the members.
+        trace : Trace, optional
+            Filled with what this pass leaves behind.
 
         Returns
         -------
         Tensor of shape (batch, tasks), or (members, batch, tasks) if not pooled
         """
-        return self.rest(self.first(self.embedding(x)), pooled=pooled)
+        return self.answer(self.embedding(x), pooled=pooled, trace=trace)
 
-    def first(self, embedded: Tensor) -> tuple[Tensor, ...]:
+    def answer(
+        self, embedded: Tensor, *, pooled: bool = True, trace: Trace | None = None
+    ) -> Tensor:
+        """
+        Map embedded rows to one number per head.
+
+        Parameters
+        ----------
+        embedded : Tensor of shape (batch, in)
+        pooled, trace
+            As for :meth:`forward`.
+
+        Returns
+        -------
+        Tensor of shape (batch, tasks), or (members, batch, tasks) if not pooled
+        """
+        return self.rest(self.first(embedded, trace=trace), pooled=pooled, trace=trace)
+
+    def first(self, embedded: Tensor, *, trace: Trace | None = None) -> tuple[Tensor, ...]:
         """
         All that is affine in the embedded rows.
 
         Parameters
         ----------
         embedded : Tensor of shape (batch, in)
+        trace : Trace, optional
 
         Returns
         -------
@@ -127,10 +152,14 @@ class Network(nn.Module):
         """
         # (members * batch, in)
         rows = embedded if self.members is None else self.members(embedded)
+        if trace is not None:
+            trace.rows = rows
         parts = self.trunk.first(rows)
         return parts if self.linear is None else (*parts, self.linear(embedded))
 
-    def rest(self, parts: Sequence[Tensor], *, pooled: bool = True) -> Tensor:
+    def rest(
+        self, parts: Sequence[Tensor], *, pooled: bool = True, trace: Trace | None = None
+    ) -> Tensor:
         """
         All that follows.
 
@@ -140,6 +169,7 @@ class Network(nn.Module):
             As :meth:`first` gives them.
         pooled : bool
             Whether to average the members.
+        trace : Trace, optional
 
         Returns
         -------
@@ -147,7 +177,7 @@ class Network(nn.Module):
         """
         count = len(parts) if self.linear is None else len(parts) - 1
         # (members, batch, tasks)
-        outputs = self.towers(self.trunk.rest(*parts[:count]))
+        outputs = self.towers(self.trunk.rest(*parts[:count], trace=trace))
         if self.linear is not None:
             outputs = outputs + parts[count]
         return pool_members(outputs, self.regression) if pooled else outputs
@@ -163,12 +193,27 @@ class Network(nn.Module):
         Returns
         -------
         list of Gated
-            None where the trunk has no gates.
+            Empty where the trunk has no gates.
         """
-        if not isinstance(self.trunk, (MMoE, PLE)):
-            return []
-        embedded = self.embedding(x)
-        return self.trunk.gated(embedded if self.members is None else self.members(embedded))
+        trace = Trace()
+        self(x, trace=trace)
+        return trace.gated
+
+    def owners(self) -> dict[str, Tensor]:
+        """
+        Whose each parameter is.
+
+        Returns
+        -------
+        dict of str to Tensor of int
+            For each parameter of which a task owns a part: the task of each slice along its first
+            axis, or :data:`SHARED`. A parameter that is not named is shared whole.
+        """
+        found = {f"trunk.{name}": owners for name, owners in self.trunk.owners().items()}
+        found |= owned(self.towers, "towers", self.towers.owners())
+        if self.linear is not None:
+            found |= owned(self.linear, "linear", torch.arange(self.towers.tasks))
+        return found
 
     def cut(self, members: int) -> Network:
         """A copy with the first of the members only."""
@@ -203,27 +248,63 @@ class Network(nn.Module):
 
 class IndependentNetworks(nn.Module):
     """
-    One whole network per task, which share nothing: the control that joint training must beat.
+    Several whole networks that share nothing, each for some of the tasks.
+
+    With one per task this is the control that joint training must beat.
 
     Parameters
     ----------
     networks : sequence of Network
-        One per task, each with one head.
+    groups : sequence of sequence of int, optional
+        Positions of the tasks of each network; default: the next one for each.
     """
 
-    def __init__(self, networks: Sequence[nn.Module]) -> None:
+    def __init__(
+        self, networks: Sequence[nn.Module], groups: Sequence[Sequence[int]] | None = None
+    ) -> None:
         super().__init__()
         self.networks = nn.ModuleList(networks)
+        self.groups = [list(group) for group in groups or [[i] for i in range(len(networks))]]
 
     def forward(self, x: Tensor) -> Tensor:
         """Map encoded rows ``(batch, features)`` to one number per head, ``(batch, tasks)``."""
-        return torch.cat([network(x) for network in self.networks], dim=1)
+        found = torch.cat([network(x) for network in self.networks], dim=1)
+        order = [task for group in self.groups for task in group]
+        if order == sorted(order):
+            return found
+        return found[:, [order.index(task) for task in range(len(order))]]
 
     def cut(self, members: int) -> IndependentNetworks:
         """A copy with the first members of each network only."""
         networks = [network for network in self.networks if isinstance(network, Network)]
-        return IndependentNetworks([network.cut(members) for network in networks])
+        return IndependentNetworks([network.cut(members) for network in networks], self.groups)
 
     def only(self, tasks: Sequence[int]) -> IndependentNetworks:
-        """A copy with the networks of some of the tasks."""
-        return IndependentNetworks([copy.deepcopy(self.networks[task]) for task in tasks])
+        """A copy with what answers for some of the tasks."""
+        networks, groups = [], []
+        for network, group in zip(self.networks, self.groups, strict=True):
+            kept = [task for task in group if task in tasks]
+            if kept:
+                assert isinstance(network, Network)
+                networks.append(network.only([group.index(task) for task in kept]))
+                groups.append([list(tasks).index(task) for task in kept])
+        return IndependentNetworks(networks, groups)
+
+
+def groups_of(config: NetworkConfig, tasks: int) -> tuple[tuple[int, ...], ...]:
+    """
+    Which tasks have a network together.
+
+    Parameters
+    ----------
+    config : NetworkConfig
+    tasks : int
+
+    Returns
+    -------
+    tuple of tuple of int
+        Positions of the tasks of each network.
+    """
+    if config.network == "single_task":
+        return tuple((task,) for task in range(tasks))
+    return config.groups or (tuple(range(tasks)),)

@@ -41,6 +41,20 @@ class NetworkConfig:
         Layers of the shared bottom.
     tower_units : tuple of int
         Hidden layers of a tower.
+    tie : {"l2", "trace_norm", "cross_stitch"}
+        What ties the bodies of soft sharing to one another.
+    code_width : int
+        Width of the code between encoder and decoders.
+    decoder_units : tuple of int
+        Layers of a decoder.
+    gating : {"softmax", "top_k", "dselect_k"}
+        How the gates of MMoE and PLE weigh experts.
+    active_experts : int
+        Experts that a sparse gate lets through.
+    expert_dropout : float
+        Share of the experts that each gate does without in a training step.
+    groups : tuple of tuple of int
+        Positions of the tasks that share a network; none: all share one.
     linear_path : bool
         Whether a linear path leads from the embedded features to each head.
     dropout : float
@@ -64,6 +78,13 @@ class NetworkConfig:
     expert_units: tuple[int, ...] = (128, 64)
     shared_units: tuple[int, ...] = (256, 128)
     tower_units: tuple[int, ...] = (32,)
+    tie: str = "l2"
+    code_width: int = 32
+    decoder_units: tuple[int, ...] = (64,)
+    gating: str = "softmax"
+    active_experts: int = 2
+    expert_dropout: float = 0.0
+    groups: tuple[tuple[int, ...], ...] = ()
     linear_path: bool = False
     dropout: float = 0.3
     feature_dropout: float = 0.0
@@ -71,8 +92,8 @@ class NetworkConfig:
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> NetworkConfig:
         """Build a shape from what :func:`dataclasses.asdict` gave, lists for tuples allowed."""
-        plain: dict[str, Any] = {
-            name: tuple(value) if isinstance(value, list) else value
-            for name, value in values.items()
-        }
-        return cls(**plain)
+        return cls(**{name: _frozen(value) for name, value in values.items()})
+
+
+def _frozen(value: Any) -> Any:
+    return tuple(_frozen(item) for item in value) if isinstance(value, list) else value

@@ -8,10 +8,8 @@ from __future__ import annotations
 
 import copy
 import math
-from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from itertools import pairwise
-from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -149,86 +147,6 @@ class Gates(nn.Module):
         return smaller
 
 
-class Trunk(nn.Module, ABC):
-    """
-    What lies between embedding and towers: one way of sharing.
-
-    A subclass is made from ``(in_features, tasks, config)`` and says what comes first and what
-    comes after. The first step must be affine: explanations mix rows behind it, where that is
-    cheap.
-
-    Attributes
-    ----------
-    out_features : int
-    """
-
-    out_features: int
-
-    @abstractmethod
-    def first(self, x: Tensor) -> tuple[Tensor, ...]:
-        """Map ``(batch, in)`` to tensors ``(…, batch, width)``, each affine in `x`."""
-
-    @abstractmethod
-    def rest(self, *parts: Tensor) -> Tensor:
-        """Map what :meth:`first` gives to a representation per task, ``(tasks, batch, out)``."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Map ``(batch, in)`` to ``(tasks, batch, out)``."""
-        return self.rest(*self.first(x))
-
-    def only(self, tasks: Sequence[int]) -> Trunk:
-        """
-        A trunk that answers for some of the tasks.
-
-        Parameters
-        ----------
-        tasks : sequence of int
-
-        Returns
-        -------
-        Trunk
-            All of this one, with the other representations left out; a subclass that knows what
-            only the other tasks use drops that.
-        """
-        return _SomeTasks(self, tasks)
-
-
-class _SomeTasks(Trunk):
-    """Another trunk's representations of some tasks."""
-
-    def __init__(self, whole: Trunk, tasks: Sequence[int]) -> None:
-        super().__init__()
-        self.whole = copy.deepcopy(whole)
-        self.tasks = list(tasks)
-        self.out_features = whole.out_features
-
-    def first(self, x: Tensor) -> tuple[Tensor, ...]:
-        """What the whole trunk does first."""
-        return self.whole.first(x)
-
-    def rest(self, *parts: Tensor) -> Tensor:
-        """What it does then, for some tasks."""
-        return self.whole.rest(*parts)[self.tasks]
-
-
-class Gated(NamedTuple):
-    """
-    What the gates and experts of one level say.
-
-    Parameters
-    ----------
-    weights : Tensor of shape (gates, batch, experts)
-        A gate per task, and one for the shared stream where a level follows.
-    experts : Tensor of shape (experts, batch, width)
-    stream : Tensor of int, shape (experts,)
-        The task that owns each expert; the number of tasks: all share it.
-    """
-
-    weights: Tensor
-    experts: Tensor
-    stream: Tensor
-
-
 def mix(weights: Tensor, experts: Tensor) -> Tensor:
     r"""
     Weighted sums of expert outputs: :math:`m_g = \sum_e w_{ge} h_e`.
@@ -325,6 +243,10 @@ class Towers(nn.Module):
     def only(self, tasks: Sequence[int]) -> Towers:
         """The towers of some of the tasks."""
         return self._some(tasks, range(self.members))
+
+    def owners(self) -> Tensor:
+        """The task of each group."""
+        return torch.arange(self.tasks).repeat_interleave(self.members)
 
     def _some(self, tasks: Sequence[int], members: Sequence[int]) -> Towers:
         smaller = copy.deepcopy(self)

@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from riskmtl.networks.config import NetworkConfig
-from riskmtl.networks.layers import Gated, Gates, GroupMLP, Trunk, mix
+from riskmtl.networks.layers import Gates, GroupMLP, mix
+from riskmtl.networks.trunk import Gated, Trace, Trunk, owned
 
 
 class MMoE(Trunk):
@@ -38,10 +39,19 @@ class MMoE(Trunk):
         """First linear layer of the experts, and logits of the gates."""
         return self.experts.first(x), self.gates.linear(x)
 
-    def rest(self, *parts: Tensor) -> Tensor:
+    def rest(self, *parts: Tensor, trace: Trace | None = None) -> Tensor:
         """Experts, mixed by the gates."""
-        experts, gates = parts
-        return mix(self.gates.weights(gates), self.experts.rest(experts))
+        weights, experts = self.gates.weights(parts[1]), self.experts.rest(parts[0])
+        if trace is not None:
+            everybody = torch.full((len(experts),), len(weights))
+            trace.gated.append(Gated(weights, experts, everybody))
+            trace.shared = experts
+        return mix(weights, experts)
+
+    def owners(self) -> dict[str, Tensor]:
+        """Each task has its gate."""
+        gates = self.gates.blocked.shape[0]
+        return owned(self.gates, "gates", torch.arange(gates))
 
     def only(self, tasks: Sequence[int]) -> MMoE:
         """A copy with the gates of some of the tasks, and all experts."""
@@ -49,8 +59,3 @@ class MMoE(Trunk):
         experts = self.gates.blocked.shape[-1]
         smaller.gates = self.gates.only(tasks, range(experts))
         return smaller
-
-    def gated(self, x: Tensor) -> list[Gated]:
-        """What gates and experts say of rows ``(batch, in)``; all experts are shared."""
-        weights, experts = self.gates(x), self.experts(x)
-        return [Gated(weights, experts, torch.full((len(experts),), len(weights)))]

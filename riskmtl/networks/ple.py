@@ -9,7 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from riskmtl.networks.config import NetworkConfig
-from riskmtl.networks.layers import Gated, Gates, GroupMLP, Trunk, mix
+from riskmtl.networks.layers import Gates, GroupMLP, mix
+from riskmtl.networks.trunk import SHARED, Gated, Trace, Trunk, owned
 
 
 class ExtractionLayer(nn.Module):
@@ -89,6 +90,13 @@ class ExtractionLayer(nn.Module):
         smaller.gated_streams = len(tasks)
         return smaller
 
+    def owners(self) -> dict[str, Tensor]:
+        """Whose the gates and experts of a last level are."""
+        tasks = self.gated_streams
+        experts = torch.where(self.stream == tasks, SHARED, self.stream)
+        gates = owned(self.gates, "gates", torch.arange(tasks))
+        return {**owned(self.experts, "experts", experts), **gates}
+
     def _experts_of(self, stream: int) -> list[int]:
         return (self.stream == stream).nonzero().flatten().tolist()
 
@@ -119,13 +127,26 @@ class PLE(Trunk):
         """First linear layer of the first level's experts, and logits of its gates."""
         return self._level(0).first(x)
 
-    def rest(self, *parts: Tensor) -> Tensor:
+    def rest(self, *parts: Tensor, trace: Trace | None = None) -> Tensor:
         """All that follows."""
-        return self._mixed(*parts)[1]
+        level = self._level(0)
+        found = level.gated(*parts)
+        passed = [found]
+        for position in range(1, len(self.levels)):
+            level = self._level(position)
+            found = level.gated(*level.first(mix(found.weights, found.experts)))
+            passed.append(found)
+        if trace is not None:
+            trace.gated += passed
+            trace.shared = found.experts
+        return mix(found.weights, found.experts)
 
-    def gated(self, x: Tensor) -> list[Gated]:
-        """What gates and experts of each level say of rows ``(batch, in)``."""
-        return self._mixed(*self.first(x))[0]
+    def owners(self) -> dict[str, Tensor]:
+        """Gates and own experts of the last level; all that lies before feeds every task."""
+        last = len(self.levels) - 1
+        return {
+            f"levels.{last}.{name}": owners for name, owners in self._level(last).owners().items()
+        }
 
     def only(self, tasks: Sequence[int]) -> Trunk:
         """A trunk for some of the tasks; with several levels all experts feed the shared stream."""
@@ -134,14 +155,6 @@ class PLE(Trunk):
         smaller = copy.deepcopy(self)
         smaller.levels = nn.ModuleList([self._level(0).only(tasks)])
         return smaller
-
-    def _mixed(self, *parts: Tensor) -> tuple[list[Gated], Tensor]:
-        """What each level says, and the last level's streams."""
-        found = [self._level(0).gated(*parts)]
-        for position in range(1, len(self.levels)):
-            level = self._level(position)
-            found.append(level.gated(*level.first(mix(found[-1].weights, found[-1].experts))))
-        return found, mix(found[-1].weights, found[-1].experts)
 
     def _level(self, position: int) -> ExtractionLayer:
         level = self.levels[position]

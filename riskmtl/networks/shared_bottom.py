@@ -8,7 +8,8 @@ from collections.abc import Sequence
 from torch import Tensor
 
 from riskmtl.networks.config import NetworkConfig
-from riskmtl.networks.layers import GroupMLP, Trunk
+from riskmtl.networks.layers import GroupMLP
+from riskmtl.networks.trunk import Trace, Trunk
 
 
 class SharedBottom(Trunk):
@@ -32,9 +33,12 @@ class SharedBottom(Trunk):
         """First linear layer of the body."""
         return (self.body.first(x),)
 
-    def rest(self, *parts: Tensor) -> Tensor:
+    def rest(self, *parts: Tensor, trace: Trace | None = None) -> Tensor:
         """The body's output, for every task."""
-        return self.body.rest(*parts).expand(self.tasks, -1, -1)
+        shared = self.body.rest(*parts)  # (1, batch, out)
+        if trace is not None:
+            trace.shared = shared
+        return shared.expand(self.tasks, -1, -1)
 
     def only(self, tasks: Sequence[int]) -> SharedBottom:
         """A copy that answers for so many tasks: they differ in their towers alone."""

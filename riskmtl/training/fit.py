@@ -9,7 +9,7 @@ import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, replace
 from functools import cache
 from pathlib import Path
 from typing import Any, Literal
@@ -22,10 +22,11 @@ from pytorch_lightning.callbacks import EarlyStopping, ModelCheckpoint
 
 from riskmtl.device import resolve_device
 from riskmtl.files import replacing
-from riskmtl.networks import IndependentNetworks, Network, NetworkConfig
+from riskmtl.networks import IndependentNetworks, Network, NetworkConfig, groups_of
 from riskmtl.training.batches import TensorBatches
 from riskmtl.training.callbacks import BestWeights, FitProgress, KeptHistory
-from riskmtl.training.module import MultiTaskModule, Objective
+from riskmtl.training.config import TrainingConfig
+from riskmtl.training.module import MultiTaskModule
 from riskmtl.training.processes import SameRun, require_whole_networks
 from riskmtl.training.rows import TaskPlan, TrainingRows
 
@@ -34,64 +35,6 @@ _VALIDATION_BATCH = 2048
 
 class ResumeError(ValueError):
     """A checkpoint folder that belongs to another run; the message names the folder."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class TrainingConfig:
-    """
-    How a network is trained.
-
-    Parameters
-    ----------
-    epochs : int
-        Most epochs; the schedule is laid out over all of them.
-    patience : int
-        Epochs without a better validation score after which training stops.
-    batch_size : int
-        Rows of a step, over all processes.
-    learning_rate : float
-        Peak of the one-cycle schedule.
-    weight_decay, embedding_decay : float
-        Of the matrices of trunk and towers; of the embedding's.
-    clip : float
-        Largest norm of the gradient.
-    monitor : {"log_loss_skill", "average_precision", "roc_auc"}
-        What chooses the best epoch.
-    device : {"auto", "cpu", "cuda"}
-    precision : {"auto", "32", "bf16"}
-        ``"bf16"``: automatic mixed precision; see :func:`resolve_precision`.
-    compile : bool
-        Whether to compile the network.
-    seed : int
-    checkpoint_dir : str or Path, optional
-        Folder for the last checkpoint; a run that finds its own there goes on from it.
-    trainer_options : dict
-        Passed on to :class:`pytorch_lightning.Trainer`, over the settings made here. With
-        ``strategy="ddp"`` several processes train one network; see
-        :mod:`riskmtl.training.processes`.
-    callbacks : sequence of pytorch_lightning.Callback
-    logger : pytorch_lightning logger, optional
-    progress : bool
-        Whether to show a progress bar.
-    """
-
-    epochs: int
-    patience: int
-    batch_size: int
-    learning_rate: float
-    weight_decay: float
-    embedding_decay: float = 0.0
-    clip: float = 1.0
-    monitor: str = "log_loss_skill"
-    device: str = "auto"
-    precision: str = "32"
-    compile: bool = False
-    seed: int = 0
-    checkpoint_dir: str | Path | None = None
-    trainer_options: dict[str, Any] = field(default_factory=dict)
-    callbacks: Sequence[Any] = ()
-    logger: Any = None
-    progress: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,10 +68,11 @@ def train(
     validation: TrainingRows,
 ) -> Trained:
     """
-    Train a network, or one network per task if ``shape.network`` is ``"single_task"``.
+    Train a network, or one network per task or group of tasks.
 
-    The control is trained task by task, each network with its own batches, clipping and best
-    epoch: sharing those would already be sharing.
+    ``shape.network == "single_task"`` asks for one per task, ``shape.groups`` for one per group.
+    Each of several is trained by itself, with its own batches, clipping and best epoch: sharing
+    those would already be sharing.
 
     Parameters
     ----------
@@ -143,19 +87,22 @@ def train(
     -------
     Trained
     """
-    if shape.network != "single_task":
+    groups = groups_of(shape, len(plan.names))
+    if len(groups) == 1 and shape.network != "single_task":
         return _train_one(shape, cardinalities, plan, config, rows, validation)
     parts = []
-    for task, name in enumerate(plan.names):
+    for group in groups:
+        own_plan = plan.only(group)
         folder = config.checkpoint_dir
+        name = "+".join(own_plan.names)
         own = replace(config, checkpoint_dir=None if folder is None else Path(folder) / name)
         parts.append(
             _train_one(
-                shape, cardinalities, plan.only(task), own, rows.only(task), validation.only(task)
+                shape, cardinalities, own_plan, own, rows.only(group), validation.only(group)
             )
         )
     return Trained(
-        network=IndependentNetworks([part.network for part in parts]).eval(),
+        network=IndependentNetworks([part.network for part in parts], groups).eval(),
         history=[row for part in parts for row in part.history],
         best_epoch=parts[-1].best_epoch,
         seconds=sum(part.seconds for part in parts),
@@ -198,7 +145,7 @@ def _train_one(
             process=trainer.global_rank,
             processes=trainer.world_size,
         )
-        module = MultiTaskModule(network, _objective(plan, config))
+        module = MultiTaskModule(network, plan, config)
         if config.compile:
             network.compile()
         trainer.fit(
@@ -211,20 +158,6 @@ def _train_one(
         trained.load_state_dict(best.weights)
     seconds = time.perf_counter() - started
     return Trained(trained.eval(), module.history, best.epoch, seconds)
-
-
-def _objective(plan: TaskPlan, config: TrainingConfig) -> Objective:
-    return Objective(
-        tasks=plan.names,
-        regression=plan.regression,
-        task_weights=plan.weights,
-        positive_weights=plan.positive_weights,
-        learning_rate=config.learning_rate,
-        weight_decay=config.weight_decay,
-        embedding_decay=config.embedding_decay,
-        monitor=config.monitor,
-        seed=config.seed,
-    )
 
 
 def _trainer(
@@ -347,21 +280,7 @@ def _run(
     settings = {
         "shape": asdict(shape),
         "plan": asdict(plan),
-        "training": {
-            name: getattr(config, name)
-            for name in (
-                "epochs",
-                "patience",
-                "batch_size",
-                "learning_rate",
-                "weight_decay",
-                "embedding_decay",
-                "clip",
-                "monitor",
-                "precision",
-                "seed",
-            )
-        },
+        "training": config.essence(),
         "data": [_fingerprint(rows), _fingerprint(validation)],
     }
     return json.dumps(settings, sort_keys=True)

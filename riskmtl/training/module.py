@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -12,47 +11,14 @@ import torch
 from torch import Tensor, nn
 
 from riskmtl.metrics import METRICS
+from riskmtl.training.balancing import make_balancing
 from riskmtl.training.batches import Batch, epoch_seed
+from riskmtl.training.config import TrainingConfig
 from riskmtl.training.loss import task_losses
 from riskmtl.training.processes import mean_over_processes
+from riskmtl.training.rows import TaskPlan
 
 VALIDATED = ("log_loss", "log_loss_skill", "roc_auc", "average_precision")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Objective:
-    """
-    What training minimises, and how.
-
-    Parameters
-    ----------
-    tasks : tuple of str
-    regression : tuple of bool
-        Which tasks are regressions.
-    task_weights : tuple of float
-        Factor on each task's loss.
-    positive_weights : tuple of float
-        Factor on the events of each binary task.
-    learning_rate : float
-        Peak of the one-cycle schedule.
-    weight_decay : float
-        Of all matrices but those of the embedding.
-    embedding_decay : float
-        Of the embedding's.
-    monitor : {"log_loss_skill", "average_precision", "roc_auc"}
-        Validation metric, averaged over the binary heads, that chooses the best epoch.
-    seed : int
-    """
-
-    tasks: tuple[str, ...]
-    regression: tuple[bool, ...]
-    task_weights: tuple[float, ...]
-    positive_weights: tuple[float, ...]
-    learning_rate: float
-    weight_decay: float
-    embedding_decay: float
-    monitor: str
-    seed: int
 
 
 class MultiTaskModule(pl.LightningModule):
@@ -63,7 +29,8 @@ class MultiTaskModule(pl.LightningModule):
     ----------
     network : Module
         Maps ``(batch, features)`` to ``(batch, tasks)``.
-    objective : Objective
+    plan : TaskPlan
+    config : TrainingConfig
 
     Attributes
     ----------
@@ -72,24 +39,25 @@ class MultiTaskModule(pl.LightningModule):
 
     Notes
     -----
-    The loss is the sum of the tasks' masked means. Nothing is logged within an epoch: losses are
+    What is minimised is what the balancing makes of the tasks' masked means, and the penalties
+    asked for. Nothing is logged within an epoch: losses are
     added up on the device and read once. Of several processes each trains on its share of every
     batch and validates on all rows.
     """
 
     positive_weight: Tensor
-    task_weight: Tensor
     regression: Tensor
 
-    def __init__(self, network: nn.Module, objective: Objective) -> None:
+    def __init__(self, network: nn.Module, plan: TaskPlan, config: TrainingConfig) -> None:
         super().__init__()
         self.network = network
-        self.objective = objective
-        self.register_buffer("positive_weight", torch.tensor(objective.positive_weights))
-        self.register_buffer("task_weight", torch.tensor(objective.task_weights))
-        self.register_buffer("regression", torch.tensor(objective.regression))
-        self._has_regression = any(objective.regression)
-        self._reweights = any(weight != 1 for weight in objective.positive_weights)
+        self.plan = plan
+        self.config = config
+        self.balancing = make_balancing(config, plan)
+        self.register_buffer("positive_weight", torch.tensor(plan.positive_weights))
+        self.register_buffer("regression", torch.tensor(plan.regression))
+        self._has_regression = any(plan.regression)
+        self._reweights = any(weight != 1 for weight in plan.positive_weights)
         self._over_processes: Callable[[Tensor], Tensor] | None = None
         self._loss_sums: Tensor | None = None
         self._outputs: list[Tensor] = []
@@ -103,22 +71,22 @@ class MultiTaskModule(pl.LightningModule):
 
     def configure_optimizers(self) -> Any:
         """AdamW with a one-cycle rate; only matrices decay."""
-        objective = self.objective
+        config = self.config
         groups: dict[float, list[nn.Parameter]] = {}
         for name, parameter in self.network.named_parameters():
             decay = 0.0
             if name.endswith("weight"):
                 is_embedding = name.startswith("embedding.")
-                decay = objective.embedding_decay if is_embedding else objective.weight_decay
+                decay = config.embedding_decay if is_embedding else config.weight_decay
             groups.setdefault(decay, []).append(parameter)
         optimizer = torch.optim.AdamW(
             [{"params": group, "weight_decay": decay} for decay, group in groups.items()],
-            lr=objective.learning_rate,
+            lr=config.learning_rate,
             fused=True,
         )
         schedule = torch.optim.lr_scheduler.OneCycleLR(
             optimizer,
-            max_lr=objective.learning_rate,
+            max_lr=config.learning_rate,
             # One more than is taken: Lightning steps the schedule after the last batch too.
             total_steps=int(self.trainer.estimated_stepping_batches) + 1,
             pct_start=0.15,
@@ -146,12 +114,12 @@ class MultiTaskModule(pl.LightningModule):
     def on_train_epoch_start(self) -> None:
         """Seed the epoch, so that a resumed run repeats it to the bit."""
         torch.manual_seed(
-            epoch_seed(self.objective.seed, self.current_epoch, self.trainer.global_rank)
+            epoch_seed(self.config.seed, self.current_epoch, self.trainer.global_rank)
         )
         self._loss_sums = None
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        """Sum of the masked losses of one batch."""
+        """What one batch gives to be minimised."""
         x, y, weights = batch
         outputs = self.network(x, pooled=False)  # (members, batch, tasks)
         members = len(outputs)
@@ -166,7 +134,7 @@ class MultiTaskModule(pl.LightningModule):
         )
         seen = losses.detach()
         self._loss_sums = seen if self._loss_sums is None else self._loss_sums + seen
-        return (losses * self.task_weight).sum()
+        return self.balancing(losses, ~torch.isnan(y).all(0))
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         """Keep outputs and labels of one batch for the end of the epoch."""
@@ -184,17 +152,17 @@ class MultiTaskModule(pl.LightningModule):
         self._outputs.clear()
         self._labels.clear()
         self._weights.clear()
-        shift = np.log(self.objective.positive_weights)
+        shift = np.log(self.plan.positive_weights)
         probabilities = 1 / (1 + np.exp(np.clip(shift - outputs, -500, 500)))
         train_losses = self._train_losses()
-        for position, task in enumerate(self.objective.tasks):
+        for position, task in enumerate(self.plan.names):
             row: dict[str, Any] = {
                 "epoch": self.current_epoch,
                 "task": task,
                 "train_loss": train_losses[position],
             }
             y = labels[:, position]
-            if self.objective.regression[position]:
+            if self.plan.regression[position]:
                 error = (outputs[:, position] - y) ** 2
                 row["val_squared_error"] = _mean(error, weights)
             else:
@@ -205,7 +173,7 @@ class MultiTaskModule(pl.LightningModule):
 
     def _train_losses(self) -> list[float]:
         if self._loss_sums is None:
-            return [float("nan")] * len(self.objective.tasks)
+            return [float("nan")] * len(self.plan.names)
         sums = self._loss_sums
         if self._over_processes is not None:
             sums = self._over_processes(sums)
@@ -213,7 +181,7 @@ class MultiTaskModule(pl.LightningModule):
         return means
 
     def _log_epoch(self) -> None:
-        rows = self.history[-len(self.objective.tasks) :]
+        rows = self.history[-len(self.plan.names) :]
         values = {
             f"{row['task']}/{key}": value
             for row in rows
@@ -225,7 +193,7 @@ class MultiTaskModule(pl.LightningModule):
 
     def _score(self, rows: list[dict[str, Any]]) -> float:
         """Mean of the monitored metric over the heads that have it; higher is better."""
-        scores = [row.get(f"val_{self.objective.monitor}", np.nan) for row in rows]
+        scores = [row.get(f"val_{self.config.monitor}", np.nan) for row in rows]
         if not np.isnan(scores).all():
             return float(np.nanmean(scores))
         # No head has both classes among the validation rows: what can be compared is the loss.

@@ -22,7 +22,8 @@ from torch import nn
 
 from riskmtl import MultiTaskClassifier
 from riskmtl.networks import Network, NetworkConfig
-from riskmtl.training.fit import TrainingConfig, train
+from riskmtl.training.config import TrainingConfig
+from riskmtl.training.fit import train
 from riskmtl.training.loss import task_losses
 from riskmtl.training.rows import TaskPlan, TrainingRows
 
