@@ -25,6 +25,7 @@ def pipeline(name: str) -> ModuleType:
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module  # where a dataclass looks for its own module
     spec.loader.exec_module(module)
     return module
 
@@ -217,3 +218,48 @@ def test_scarce_labels_are_hidden_from_one_head_alone(
     page = (tmp_path / "scarce_labels.md").read_text()
     assert f"{gain:+.4f}" in page
     assert ElementTree.parse(tmp_path / "scarce_labels.svg").getroot().tag.endswith("svg")
+
+
+@pytest.mark.usefixtures("small_fits")
+def test_strategies_are_held_against_the_plain_sum_and_not_fitted_twice(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folders = ["--out", str(tmp_path / "out"), "--scores", str(tmp_path / "scores")]
+    table = "simulated, relatedness 0.2"
+    options = ["--tables", table, "--seeds", "1", *folders, "--no-cost", "--strategies"]
+    run_pipeline(monkeypatch, "strategies", *options, "sum")
+    run_pipeline(monkeypatch, "strategies", *options, "sum", "shared bottom")
+    assert capsys.readouterr().out.splitlines() == [
+        f"{table}/sum/seed 0",
+        f"{table}/shared bottom/seed 0",
+    ]
+    results = json.loads((tmp_path / "out" / "strategies.json").read_text())
+    fits = results["fits"]
+    for difference in results["differences"]:
+        both = [
+            next(
+                task["roc_auc"]
+                for task in fits[f"{table}/{name}/seed 0"]["tasks"]
+                if task["task"] == difference["task"]
+            )
+            for name in ("shared bottom", "sum")
+        ]
+        assert difference["estimate"] == pytest.approx(both[0] - both[1], abs=1e-6)
+        assert difference["p_holm"] >= difference["p_value"]
+    assert [d["task"] for d in results["differences"]] == ["default", "fraud", "takeover"]
+    page = (tmp_path / "out" / "strategies.md").read_text()
+    assert f"{results['differences'][0]['estimate']:+.4f}" in page
+    # Where the scores are gone, what was found with them stays.
+    for path in (tmp_path / "scores").iterdir():
+        path.unlink()
+    run_pipeline(monkeypatch, "strategies", *options, "sum", "shared bottom")
+    again = json.loads((tmp_path / "out" / "strategies.json").read_text())
+    assert again == results
+
+
+def test_a_step_that_does_twice_the_work_costs_more(monkeypatch: pytest.MonkeyPatch) -> None:
+    strategies = pipeline("strategies")
+    monkeypatch.setattr(strategies, "COST_ROWS", 3000)
+    costs = strategies._cost("single task", 2)
+    assert costs["multiple"] > 1
+    assert 0.2 < costs["reference_drift"] < 5
