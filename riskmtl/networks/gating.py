@@ -181,7 +181,8 @@ class DSelectKGates(Gates):
         # (gates, batch, selectors, experts)
         selected = torch.matmul(codes, self.expert_of.unsqueeze(1))
         if trace is not None:
-            entropy = -(selected * (selected + _TINY).log()).sum(-1).mean()
+            shares = selected.to(torch.promote_types(selected.dtype, torch.float32))
+            entropy = -(shares * (shares + _TINY).log()).sum(-1).mean()
             trace.penalties["gates"] = trace.penalties.get("gates", 0.0) + entropy
         weights = (scores.softmax(-1).unsqueeze(-1) * selected).sum(2)
         return self._handed_on(weights) if self.training and self.dropout else weights
