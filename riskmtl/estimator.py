@@ -106,12 +106,13 @@ class MultiTaskClassifier(MultiTaskEstimator):
     levels : int
         Levels of PLE.
     expert_units, shared_units, tower_units : sequence of int
-        Layers of an expert, of the shared bottom, of a tower.
+        Layers of an expert, of a body (the shared bottom, the encoder, or each task's own), of a
+        tower.
     gating : {"softmax", "top_k", "dselect_k"}
         How the gates of MMoE and PLE weigh experts: all of them, or few; see
         :mod:`riskmtl.networks.gating`.
     active_experts : int
-        Experts that a sparse gate lets through.
+        Experts that a sparse gate lets through; all are computed nevertheless.
     expert_dropout : float
         Share of the experts that each gate does without in a training step.
     tie : {"l2", "trace_norm", "cross_stitch"}

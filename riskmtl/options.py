@@ -270,7 +270,9 @@ def _add_model_and_data(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_parameters(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--network", help="ple (default), mmoe, shared_bottom or single_task")
+    parser.add_argument(
+        "--network", help="how the heads share, such as ple (default), mmoe or single_task"
+    )
     parser.add_argument("--config", type=Path, help="YAML file with parameters of the estimator")
     parser.add_argument(
         "--set",

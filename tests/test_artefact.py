@@ -23,9 +23,10 @@ from riskmtl import (
     RiskModel,
 )
 from riskmtl.artefact import ArtefactError, load_model, save_model
+from riskmtl.networks import TRUNKS
 from riskmtl.schema import Split
 
-NETWORKS = ["ple", "mmoe", "shared_bottom", "single_task"]
+NETWORKS = sorted(TRUNKS)
 ESTIMATORS = [*NETWORKS, "lightgbm", "logistic"]
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -14,6 +16,7 @@ from polars.testing import assert_frame_equal
 from riskmtl import MultiTaskClassifier
 from riskmtl.explain.experts import expert_columns, gate_use
 from riskmtl.model import RiskModel
+from riskmtl.networks import IndependentNetworks
 from riskmtl.schema import Split
 
 
@@ -143,6 +146,26 @@ def test_mmoe_shares_all_its_experts(cards: pl.DataFrame, tiny: dict[str, Any]) 
     assert model.expert_columns(X.head(1))["error"].is_nan().all()
 
 
+def test_gates_of_groups_are_not_one(deep: MultiTaskClassifier) -> None:
+    scorer = copy.copy(deep.model_.scorer)
+    scorer.network = IndependentNetworks([deep.model_.scorer.network], [[0, 1]])
+    with pytest.raises(ValueError, match="groups of tasks have no gates in common"):
+        gate_use(replace(deep.model_, scorer=scorer), deep.model_.background[:2], ["a", "a"])
+
+
+def test_sparse_gates_leave_experts_out(cards: pl.DataFrame, tiny: dict[str, Any]) -> None:
+    X = cards.select("amount", "country", "age")
+    y = cards.select(fraud="is_fraud", other=1 - pl.col("is_fraud"))
+    settings = {"gating": "top_k", "active_experts": 1, "members": 1, "expert_dropout": 0.3}
+    model = MultiTaskClassifier(**{**tiny, "challenger": None, **settings}).fit(X, y)
+    by_row = model.gates(X.head(20), by=[str(row) for row in range(20)])
+    # One expert has it all, in every row and at every gate.
+    assert set(by_row["weight"]) == {0.0, 1.0}
+    assert by_row.group_by("segment", "head").agg(pl.col("weight").sum())[
+        "weight"
+    ].unique().to_list() == [1.0]
+
+
 def test_what_has_no_gates_says_so(
     trained: MultiTaskClassifier, parts: Split, cards: pl.DataFrame, tiny: dict[str, Any]
 ) -> None:
@@ -150,6 +173,9 @@ def test_what_has_no_gates_says_so(
     plain = MultiTaskClassifier(**{**tiny, "network": "shared_bottom", "challenger": None})
     with pytest.raises(ValueError, match="kind 'shared_bottom' has no gates"):
         plain.fit(X, y).gates(X)
+    control = MultiTaskClassifier(**{**tiny, "network": "single_task", "challenger": None})
+    with pytest.raises(ValueError, match="kind 'single_task' has no gates"):
+        control.fit(X, y).gates(X)
     with pytest.raises(ValueError, match="kind 'lightgbm' has no gates"):
         trained.challenger_.expert_columns(parts.test.head(2))
     with pytest.raises(ValueError, match="by: unknown column 'gendr'"):

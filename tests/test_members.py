@@ -43,6 +43,8 @@ def shape_of(network: str, members: int, **changes: Any) -> NetworkConfig:
         "expert_units": (6, 5),
         "shared_units": (6, 5),
         "tower_units": (4,),
+        "code_width": 5,
+        "decoder_units": (4,),
         "levels": 2,
         "dropout": 0.0,
         **changes,

@@ -26,6 +26,8 @@ NETWORKS: dict[str, dict[str, Any]] = {
     "mmoe": {"network": "mmoe", "members": 3},
     "shared_bottom": {"network": "shared_bottom"},
     "single_task": {"network": "single_task", "members": 2},
+    "cross_stitch": {"network": "soft_sharing", "tie": "cross_stitch", "shared_units": [8]},
+    "dselect_k": {"gating": "dselect_k", "members": 2},
     "standardized": {"numeric_embedding": "standardize"},
     "periodic": {"numeric_embedding": "periodic", "members": 2},
 }

@@ -15,11 +15,14 @@ from torch import Tensor, nn
 from riskmtl.encoding import MISSING, UNSEEN
 from riskmtl.networks import (
     NUMERIC_EMBEDDINGS,
+    SHARED,
     TRUNKS,
     IndependentNetworks,
     Network,
     NetworkConfig,
 )
+from riskmtl.networks.aitm import AITM
+from riskmtl.networks.cross_attention import CrossAttention
 from riskmtl.networks.embedding import (
     CategoricalEmbedding,
     FeatureEmbedding,
@@ -29,10 +32,13 @@ from riskmtl.networks.embedding import (
     Standardized,
     bin_edges,
 )
-from riskmtl.networks.layers import Gates, GroupLinear, GroupMLP, Towers
+from riskmtl.networks.encoder_decoder import EncoderDecoder
+from riskmtl.networks.gating import GATINGS, Gates
+from riskmtl.networks.layers import GroupLinear, GroupMLP, Towers
 from riskmtl.networks.mmoe import MMoE
 from riskmtl.networks.ple import PLE
 from riskmtl.networks.shared_bottom import SharedBottom
+from riskmtl.networks.soft_sharing import soft_sharing
 from riskmtl.networks.trunk import Trace, Trunk
 
 NAN = float("nan")
@@ -55,6 +61,11 @@ configs = st.builds(
     expert_units=units,
     shared_units=units,
     tower_units=st.just(()) | units,
+    tie=st.sampled_from(["l2", "trace_norm", "cross_stitch"]),
+    code_width=few,
+    decoder_units=units,
+    gating=st.sampled_from(sorted(GATINGS)),
+    active_experts=few,
     linear_path=st.booleans(),
 )
 columns = st.lists(st.sampled_from([0, 0, 3, 5]), min_size=1, max_size=4)
@@ -184,6 +195,41 @@ def test_shared_bottom_equals_its_loop(tasks: int, layers: tuple[int, ...]) -> N
     assert_trunk_equals_loop(config, tasks, batch=3)
 
 
+@pytest.mark.parametrize("tasks", [1, 2, 3, 4])
+@pytest.mark.parametrize("layers", [(3,), (3, 2), (2, 3, 2)])
+@pytest.mark.parametrize(
+    "network", ["soft_sharing", "cross_stitch", "encoder_decoder", "cross_attention", "aitm"]
+)
+def test_other_trunks_equal_their_loops(network: str, tasks: int, layers: tuple[int, ...]) -> None:
+    is_stitched = network == "cross_stitch"
+    config = NetworkConfig(
+        network="soft_sharing" if is_stitched else network,
+        tie="cross_stitch" if is_stitched else "l2",
+        shared_units=layers,
+        code_width=2,
+        decoder_units=layers,
+    )
+    assert_trunk_equals_loop(config, tasks, batch=3)
+
+
+@pytest.mark.parametrize("network", ["mmoe", "ple"])
+@pytest.mark.parametrize("gating", ["top_k", "dselect_k"])
+@pytest.mark.parametrize("active", [1, 2, 3])
+def test_sparse_gates_equal_their_loops(network: str, gating: str, active: int) -> None:
+    for tasks, experts in product([1, 3], [1, 2, 5]):
+        config = NetworkConfig(
+            network=network,
+            gating=gating,
+            active_experts=active,
+            levels=2,
+            experts=experts,
+            task_experts=2,
+            shared_experts=experts,
+            expert_units=(3,),
+        )
+        assert_trunk_equals_loop(config, tasks, batch=3)
+
+
 @pytest.mark.parametrize("members", [1, 2, 3])
 @pytest.mark.parametrize("tasks", [1, 2, 4])
 @pytest.mark.parametrize("layers", [(), (3,), (2, 3, 2)])
@@ -262,6 +308,63 @@ def test_independent_networks_are_their_networks_side_by_side_and_share_nothing(
     outputs[:, 1].sum().backward()
     moves = [any(p.grad.any() for p in network.parameters()) for network in networks]
     assert moves == [False, True, False]
+
+
+def moves(network: Network, x: Tensor) -> dict[str, Tensor]:
+    """Whether each task's output moves each slice of each parameter, ``(tasks, slices)``."""
+    outputs, named = network(x), dict(network.named_parameters())
+    found: dict[str, list[Tensor]] = {name: [] for name in named}
+    for output in outputs.unbind(1):
+        each = torch.autograd.grad(
+            output.sum(), list(named.values()), retain_graph=True, materialize_grads=True
+        )
+        for name, gradient in zip(named, each, strict=True):
+            found[name].append(gradient.flatten(1).any(1) if gradient.dim() > 1 else gradient != 0)
+    return {name: torch.stack(lines) for name, lines in found.items()}
+
+
+@settings(max_examples=40, deadline=None)
+@given(configs, kinds, seeds, st.data())
+def test_no_task_moves_what_another_owns(
+    config: NetworkConfig, regression: list[bool], seed: int, data: st.DataObject
+) -> None:
+    network = network_of(config, len(regression), MIXED, seed, regression)
+    kept = data.draw(st.lists(st.sampled_from(range(len(regression))), min_size=1, unique=True))
+    x = torch.from_numpy(rows_like(MIXED, 6, seed + 1)).double()
+    for some in (network, network.only(kept)):
+        moved = moves(some, x)
+        for name, owner in some.owners().items():
+            assert len(owner) == moved[name].shape[1], name
+            tasks = torch.arange(len(moved[name])).unsqueeze(1)
+            belongs_to_another = (owner != SHARED) & (owner != tasks)
+            assert not moved[name][belongs_to_another].any(), name
+
+
+@pytest.mark.parametrize("tie", ["l2", "cross_stitch"])
+@pytest.mark.parametrize("levels", [1, 2])
+@pytest.mark.parametrize("trunk", sorted(TRUNKS))
+def test_what_a_single_task_moves_is_owned_by_it(trunk: str, levels: int, tie: str) -> None:
+    config = NetworkConfig(
+        network=trunk,
+        tie=tie,
+        levels=levels,
+        experts=4,
+        expert_units=(16, 16),
+        shared_units=(16, 16),
+        decoder_units=(16,),
+        members=2,
+        linear_path=True,
+    )
+    network = network_of(config, 3)
+    with torch.no_grad():
+        for parameter in network.parameters():
+            parameter.mul_(0.3)
+    owners = network.owners()
+    for name, moved in moves(network, torch.from_numpy(rows_like(MIXED, 40)).double()).items():
+        for position, by in enumerate(moved.t()):
+            movers = by.nonzero().flatten().tolist()
+            owner = int(owners[name][position]) if name in owners else SHARED
+            assert owner == (movers[0] if len(movers) == 1 else SHARED), (name, position)
 
 
 # --- Each row by itself ---------------------------------------------------------------------------
@@ -592,9 +695,19 @@ def test_without_dropout_training_changes_nothing(trunk: str) -> None:
         lambda rate: MMoE(4, 2, NetworkConfig(dropout=rate)),
         lambda rate: PLE(4, 2, NetworkConfig(dropout=rate, levels=2)),
         lambda rate: SharedBottom(4, 2, NetworkConfig(dropout=rate)),
+        lambda rate: soft_sharing(4, 2, NetworkConfig(dropout=rate)),
+        lambda rate: soft_sharing(4, 2, NetworkConfig(dropout=rate, tie="cross_stitch")),
+        lambda rate: EncoderDecoder(4, 2, NetworkConfig(dropout=rate)),
+        lambda rate: CrossAttention(4, 2, NetworkConfig(dropout=rate)),
+        lambda rate: AITM(4, 2, NetworkConfig(dropout=rate)),
         lambda rate: Towers(2, 4, (6,), dropout=rate),
     ],
-    ids=["mlp", "mmoe", "ple", "shared_bottom", "towers"],
+    ids=[
+        "mlp",
+        *("mmoe", "ple", "shared_bottom", "tied", "stitched", "decoders"),
+        *("attention", "aitm"),
+        "towers",
+    ],
 )
 def test_every_part_drops(build: Callable[[float], nn.Module]) -> None:
     part = build(0.5)
@@ -693,6 +806,8 @@ def test_some_heads_answer_as_in_the_whole_network(
         members=2,
         expert_units=(6, 4),
         shared_units=(5,),
+        tie="l2" if levels == 1 else "cross_stitch",
+        gating="softmax" if levels == 1 else "dselect_k",
         linear_path=levels == 1,
     )
     network = network_of(config, tasks=3, regression=[True, False, False])
@@ -701,6 +816,8 @@ def test_some_heads_answer_as_in_the_whole_network(
     for tasks in ([0], [1], [2, 0], [0, 1, 2]):
         some = network.only(tasks)
         torch.testing.assert_close(some(x), before[:, tasks], rtol=1e-12, atol=1e-12)
+        last = some.only([len(tasks) - 1])
+        torch.testing.assert_close(last(x), before[:, tasks[-1:]], rtol=1e-12, atol=1e-12)
         sizes = [sum(p.numel() for p in part.parameters()) for part in (some, network)]
         assert sizes[0] < sizes[1] or len(tasks) == 3
     assert all(torch.equal(whole[name], tensor) for name, tensor in network.state_dict().items())

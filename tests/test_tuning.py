@@ -29,6 +29,7 @@ from polars.testing import assert_frame_equal
 
 from riskmtl import DataSchema, MultiTaskClassifier, RiskModel, tuning
 from riskmtl.columns import Column, Task
+from riskmtl.networks import TRUNKS
 from riskmtl.tuning import Tuned, tune
 
 Frame = pl.DataFrame
@@ -162,9 +163,9 @@ def test_what_is_searched(search: Callable[..., Tuned], monkeypatch: pytest.Monk
 
     monkeypatch.setattr(MultiTaskClassifier, "fit", fit)
     tuned = search(trials=60, fixed={})
-    assert {parameters["network"] for parameters in tried} == {
-        *("ple", "mmoe", "shared_bottom", "single_task"),
-    }
+    networks = {parameters["network"] for parameters in tried}
+    assert networks <= set(TRUNKS)
+    assert len(networks) > 4
     assert {parameters["members"] for parameters in tried} == {1, 2, 4, 8}
     assert {parameters["linear_path"] for parameters in tried} == {False, True}
     automatic = tuned.trials["learning_rate"][0]

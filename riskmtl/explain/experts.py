@@ -124,11 +124,23 @@ def expert_columns(
 
 def _gated_network(model: RiskModel) -> tuple[Network, NetworkScorer]:
     scorer = model.parts().get(NetworkScorer.name, model).scorer
-    if isinstance(scorer, NetworkScorer) and scorer.shape.network in ("mmoe", "ple"):
-        assert isinstance(scorer.network, Network)
-        return scorer.network, scorer
-    kind = scorer.shape.network if isinstance(scorer, NetworkScorer) else scorer.name
-    raise ValueError(f"a model of kind {kind!r} has no gates: they are in network='ple' and 'mmoe'")
+    if not isinstance(scorer, NetworkScorer):
+        raise _no_gates(scorer.name)
+    if not isinstance(scorer.network, Network):
+        if scorer.shape.network == "single_task":
+            raise _no_gates("single_task")
+        raise ValueError("groups of tasks have no gates in common: train without groups")
+    anything = torch.zeros(1, len(scorer.cardinalities), device=scorer.device)
+    with torch.inference_mode():
+        if not scorer.network.gated(anything):
+            raise _no_gates(scorer.shape.network)
+    return scorer.network, scorer
+
+
+def _no_gates(kind: str) -> ValueError:
+    return ValueError(
+        f"a model of kind {kind!r} has no gates: networks with experts have, such as network='ple'"
+    )
 
 
 def _batches(scorer: NetworkScorer, encoded: NDArray[np.float32]) -> Iterator[Tensor]:

@@ -16,13 +16,17 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor, nn
 
+from riskmtl.networks.aitm import AITM
 from riskmtl.networks.config import NetworkConfig
+from riskmtl.networks.cross_attention import CrossAttention
 from riskmtl.networks.embedding import NUMERIC_EMBEDDINGS, FeatureEmbedding
+from riskmtl.networks.encoder_decoder import EncoderDecoder
 from riskmtl.networks.layers import LinearPath, Towers
 from riskmtl.networks.members import MemberScalings, pool_members
 from riskmtl.networks.mmoe import MMoE
 from riskmtl.networks.ple import PLE
 from riskmtl.networks.shared_bottom import SharedBottom
+from riskmtl.networks.soft_sharing import soft_sharing
 from riskmtl.networks.trunk import SHARED, Gated, Trace, Trunk, owned
 
 __all__ = [
@@ -41,6 +45,10 @@ TRUNKS: dict[str, Callable[[int, int, NetworkConfig], Trunk]] = {
     "ple": PLE,
     "mmoe": MMoE,
     "shared_bottom": SharedBottom,
+    "soft_sharing": soft_sharing,
+    "encoder_decoder": EncoderDecoder,
+    "cross_attention": CrossAttention,
+    "aitm": AITM,
     "single_task": SharedBottom,
 }
 

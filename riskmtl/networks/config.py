@@ -38,7 +38,7 @@ class NetworkConfig:
     expert_units : tuple of int
         Layers of an expert.
     shared_units : tuple of int
-        Layers of the shared bottom.
+        Layers of a body: the shared bottom, the encoder, or each task's own.
     tower_units : tuple of int
         Hidden layers of a tower.
     tie : {"l2", "trace_norm", "cross_stitch"}
@@ -50,7 +50,8 @@ class NetworkConfig:
     gating : {"softmax", "top_k", "dselect_k"}
         How the gates of MMoE and PLE weigh experts.
     active_experts : int
-        Experts that a sparse gate lets through.
+        Experts that a sparse gate lets through: the largest of ``"top_k"``, or the selectors of
+        ``"dselect_k"``.
     expert_dropout : float
         Share of the experts that each gate does without in a training step.
     groups : tuple of tuple of int

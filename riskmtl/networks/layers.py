@@ -1,5 +1,5 @@
 """
-Layers over groups: all experts, all gates or all towers of a level are one tensor.
+Layers over groups: all experts, all bodies or all towers of a level are one tensor.
 
 The first axis of a grouped tensor is the group, so each layer is one batched product.
 """
@@ -91,10 +91,24 @@ class GroupMLP(nn.Module):
         """Only the first linear layer, ``(groups, batch, first width)``."""
         return self.layers[0](x) if len(self.layers) else x
 
-    def rest(self, x: Tensor) -> Tensor:
-        """All that follows the first linear layer."""
+    def rest(self, x: Tensor, *, between: Sequence[nn.Module] = ()) -> Tensor:
+        """
+        All that follows the first linear layer.
+
+        Parameters
+        ----------
+        x : Tensor of shape (groups, batch, first width)
+        between : sequence of Module
+            What comes between each layer and the next; default: nothing.
+
+        Returns
+        -------
+        Tensor of shape (groups, batch, out)
+        """
         for position, layer in enumerate(self.layers):
-            x = self.dropout(torch.relu_(layer(x) if position else x))
+            if position:
+                x = layer(between[position - 1](x) if between else x)
+            x = self.dropout(torch.relu_(x))
         return x
 
     def only(self, groups: Sequence[int]) -> GroupMLP:
@@ -102,48 +116,6 @@ class GroupMLP(nn.Module):
         smaller = copy.deepcopy(self)
         for parameter in smaller.parameters():
             parameter.data = parameter.data[list(groups)]
-        return smaller
-
-
-class Gates(nn.Module):
-    r"""
-    One softmax over experts per gate: :math:`w_g(x) = \mathrm{softmax}(W_g x)`.
-
-    Parameters
-    ----------
-    in_features : int
-    selects : Tensor of bool, shape (gates, experts)
-        Which experts each gate may select.
-
-    Notes
-    -----
-    Equation 6 of Ma et al. 2018 (MMoE) and equation 3 of Tang et al. 2020 (PLE); no bias there.
-    """
-
-    blocked: Tensor
-
-    def __init__(self, in_features: int, selects: Tensor) -> None:
-        super().__init__()
-        gates, experts = selects.shape
-        self.linear = GroupLinear(gates, in_features, experts, bias=False)
-        self.register_buffer("blocked", ~selects.unsqueeze(1), persistent=False)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Map ``(batch, in)`` or ``(gates, batch, in)`` to weights ``(gates, batch, experts)``."""
-        return self.weights(self.linear(x))
-
-    def weights(self, logits: Tensor) -> Tensor:
-        """Map what the linear form gives to weights."""
-        # Along a short last axis a softmax goes number by number, along the rows by vectors.
-        by_row = logits.masked_fill(self.blocked, -math.inf).transpose(1, 2).contiguous()
-        return by_row.softmax(1).transpose(1, 2).contiguous()
-
-    def only(self, gates: Sequence[int], experts: Sequence[int]) -> Gates:
-        """A copy with some of the gates, over some of the experts."""
-        smaller = copy.deepcopy(self)
-        weight = smaller.linear.weight
-        weight.data = weight.data[list(gates)][:, :, list(experts)].contiguous()
-        smaller.blocked = self.blocked[list(gates)][:, :, list(experts)].contiguous()
         return smaller
 
 

@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from riskmtl.networks.config import NetworkConfig
-from riskmtl.networks.layers import Gates, GroupMLP, mix
+from riskmtl.networks.gating import make_gates
+from riskmtl.networks.layers import GroupMLP, mix
 from riskmtl.networks.trunk import Gated, Trace, Trunk, owned
 
 
@@ -24,7 +25,8 @@ class MMoE(Trunk):
     ----------
     in_features, tasks : int
     config : NetworkConfig
-        Uses ``experts``, ``expert_units`` and ``dropout``.
+        Uses ``experts``, ``expert_units``, ``dropout`` and what
+        :func:`~riskmtl.networks.gating.make_gates` uses.
     """
 
     def __init__(self, in_features: int, tasks: int, config: NetworkConfig) -> None:
@@ -32,7 +34,8 @@ class MMoE(Trunk):
         self.experts = GroupMLP(
             config.experts, in_features, config.expert_units, dropout=config.dropout
         )
-        self.gates = Gates(in_features, torch.ones(tasks, config.experts, dtype=torch.bool))
+        everybody = torch.ones(tasks, config.experts, dtype=torch.bool)
+        self.gates = make_gates(in_features, everybody, config)
         self.out_features = self.experts.out_features
 
     def first(self, x: Tensor) -> tuple[Tensor, ...]:
@@ -41,7 +44,8 @@ class MMoE(Trunk):
 
     def rest(self, *parts: Tensor, trace: Trace | None = None) -> Tensor:
         """Experts, mixed by the gates."""
-        weights, experts = self.gates.weights(parts[1]), self.experts.rest(parts[0])
+        weights = self.gates.weights(parts[1], trace=trace)
+        experts = self.experts.rest(parts[0])
         if trace is not None:
             everybody = torch.full((len(experts),), len(weights))
             trace.gated.append(Gated(weights, experts, everybody))

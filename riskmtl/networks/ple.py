@@ -9,7 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from riskmtl.networks.config import NetworkConfig
-from riskmtl.networks.layers import Gates, GroupMLP, mix
+from riskmtl.networks.gating import make_gates
+from riskmtl.networks.layers import GroupMLP, mix
 from riskmtl.networks.trunk import SHARED, Gated, Trace, Trunk, owned
 
 
@@ -24,7 +25,8 @@ class ExtractionLayer(nn.Module):
     ----------
     in_features, tasks : int
     config : NetworkConfig
-        Uses ``task_experts``, ``shared_experts``, ``expert_units`` and ``dropout``.
+        Uses ``task_experts``, ``shared_experts``, ``expert_units``, ``dropout`` and what
+        :func:`~riskmtl.networks.gating.make_gates` uses.
     is_last : bool
 
     Notes
@@ -49,7 +51,7 @@ class ExtractionLayer(nn.Module):
         self.experts = GroupMLP(
             len(self.stream), in_features, config.expert_units, dropout=config.dropout
         )
-        self.gates = Gates(in_features, selects)
+        self.gates = make_gates(in_features, selects, config)
         self.out_features = self.experts.out_features
 
     def forward(self, x: Tensor) -> Tensor:
@@ -74,9 +76,10 @@ class ExtractionLayer(nn.Module):
             return self.experts.first(x), self.gates.linear(x)
         return self.experts.first(x[self.stream]), self.gates.linear(x[: self.gated_streams])
 
-    def gated(self, experts: Tensor, gates: Tensor) -> Gated:
+    def gated(self, experts: Tensor, gates: Tensor, *, trace: Trace | None = None) -> Gated:
         """What gates and experts say, from what :meth:`first` gives."""
-        return Gated(self.gates.weights(gates), self.experts.rest(experts), self.stream)
+        weights = self.gates.weights(gates, trace=trace)
+        return Gated(weights, self.experts.rest(experts), self.stream)
 
     def only(self, tasks: Sequence[int]) -> ExtractionLayer:
         """A copy of an only level for some of the tasks: their gates, their experts, the shared."""
@@ -130,11 +133,12 @@ class PLE(Trunk):
     def rest(self, *parts: Tensor, trace: Trace | None = None) -> Tensor:
         """All that follows."""
         level = self._level(0)
-        found = level.gated(*parts)
+        found = level.gated(*parts, trace=trace)
         passed = [found]
         for position in range(1, len(self.levels)):
             level = self._level(position)
-            found = level.gated(*level.first(mix(found.weights, found.experts)))
+            streams = mix(found.weights, found.experts)  # (tasks + 1, batch, width)
+            found = level.gated(*level.first(streams), trace=trace)
             passed.append(found)
         if trace is not None:
             trace.gated += passed
@@ -142,11 +146,15 @@ class PLE(Trunk):
         return mix(found.weights, found.experts)
 
     def owners(self) -> dict[str, Tensor]:
-        """Gates and own experts of the last level; all that lies before feeds every task."""
+        """Gates and own experts of the last level, and the gates of the tasks before it."""
         last = len(self.levels) - 1
-        return {
-            f"levels.{last}.{name}": owners for name, owners in self._level(last).owners().items()
-        }
+        found = self._level(last).owners()
+        owners = {f"levels.{last}.{name}": owner for name, owner in found.items()}
+        if last:
+            tasks = self._level(last).gated_streams
+            streams = torch.tensor([*range(tasks), SHARED])
+            owners |= owned(self._level(last - 1).gates, f"levels.{last - 1}.gates", streams)
+        return owners
 
     def only(self, tasks: Sequence[int]) -> Trunk:
         """A trunk for some of the tasks; with several levels all experts feed the shared stream."""

@@ -12,6 +12,8 @@ import torch
 from torch import Tensor
 
 from riskmtl.networks import Network, NetworkConfig
+from riskmtl.networks.aitm import AITM
+from riskmtl.networks.cross_attention import CrossAttention
 from riskmtl.networks.embedding import (
     CategoricalEmbedding,
     FeatureEmbedding,
@@ -20,10 +22,13 @@ from riskmtl.networks.embedding import (
     PiecewiseLinear,
     Standardized,
 )
-from riskmtl.networks.layers import Gates, GroupLinear, GroupMLP, Towers
+from riskmtl.networks.encoder_decoder import EncoderDecoder
+from riskmtl.networks.gating import Gates
+from riskmtl.networks.layers import GroupLinear, GroupMLP, Towers
 from riskmtl.networks.mmoe import MMoE
 from riskmtl.networks.ple import PLE, ExtractionLayer
 from riskmtl.networks.shared_bottom import SharedBottom
+from riskmtl.networks.soft_sharing import StitchedBodies, TiedBodies
 
 
 def for_each_row(function: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
@@ -133,15 +138,52 @@ def mlp(network: GroupMLP, group: int, row: Tensor) -> Tensor:
     return row
 
 
-def gate_scores(gates: Gates, number: int, row: Tensor) -> Tensor:
-    """One score per expert: a product without bias."""
-    return row @ gates.linear.weight[number]
-
-
-def mixture(scores: Sequence[Tensor], experts: Sequence[Tensor]) -> Tensor:
-    """Softmax of the scores, then the weighted sum of the experts."""
+def softmax(scores: Sequence[Tensor]) -> list[Tensor]:
     total = sum(score.exp() for score in scores)
-    return sum(score.exp() / total * expert for score, expert in zip(scores, experts, strict=True))
+    return [score.exp() / total for score in scores]
+
+
+def gate_weights(
+    gates: Gates, config: NetworkConfig, number: int, row: Tensor, positions: Sequence[int]
+) -> list[Tensor]:
+    """What a gate gives each of the experts that it may select; a product without bias."""
+    numbers = row @ gates.linear.weight[number]
+    if config.gating == "dselect_k":
+        return selected(list(numbers), gates.selectors, len(positions))
+    scores = [numbers[position] for position in positions]
+    if config.gating == "softmax":
+        return softmax(scores)
+    # Shazeer et al. 2017, equations 3 and 5: what is not among the largest is minus infinity.
+    best = sorted((score.item() for score in scores), reverse=True)[: config.active_experts]
+    kept = softmax([score for score in scores if score.item() >= best[-1]])
+    return [kept.pop(0) if score.item() >= best[-1] else row.new_zeros(()) for score in scores]
+
+
+def selected(numbers: Sequence[Tensor], selectors: int, experts: int) -> list[Tensor]:
+    """Hazimeh et al. 2021: a weighted sum of selectors, each of which has a code's bits."""
+    alpha, bits = softmax(numbers[:selectors]), len(numbers) // selectors - 1
+    weights = [alpha[0].new_zeros(()) for _ in range(experts)]
+    for selector in range(selectors):
+        begin = selectors + selector * bits
+        steps = [smooth_step(number) for number in numbers[begin : begin + bits]]
+        for code in range(2**bits):
+            share = alpha[selector]
+            for bit, step in enumerate(steps):
+                share = share * (step if code >> bit & 1 else 1 - step)
+            weights[code % experts] = weights[code % experts] + share
+    return weights
+
+
+def smooth_step(number: Tensor) -> Tensor:
+    if number.item() <= -0.5:
+        return torch.zeros_like(number)
+    if number.item() >= 0.5:
+        return torch.ones_like(number)
+    return -2 * number**3 + 3 * number / 2 + 0.5
+
+
+def mixture(weights: Sequence[Tensor], experts: Sequence[Tensor]) -> Tensor:
+    return sum(weight * expert for weight, expert in zip(weights, experts, strict=True))
 
 
 def towers(network: Towers, representations: Sequence[Tensor], member: int = 0) -> Tensor:
@@ -165,8 +207,8 @@ def mmoe(trunk: MMoE, tasks: int, config: NetworkConfig, row: Tensor) -> Tensor:
     experts = [mlp(trunk.experts, i, row) for i in range(config.experts)]
     outputs = []
     for task in range(tasks):
-        scores = gate_scores(trunk.gates, task, row)
-        outputs.append(mixture(list(scores), experts))
+        weights = gate_weights(trunk.gates, config, task, row, range(config.experts))
+        outputs.append(mixture(weights, experts))
     return torch.stack(outputs)
 
 
@@ -190,8 +232,8 @@ def extraction_layer(
     experts += [mlp(level.experts, position, shared_input) for position in positions_of_shared]
 
     def gate(number: int, row: Tensor, positions: Sequence[int]) -> Tensor:
-        scores = gate_scores(level.gates, number, row)
-        return mixture([scores[i] for i in positions], [experts[i] for i in positions])
+        weights = gate_weights(level.gates, config, number, row, positions)
+        return mixture(weights, [experts[i] for i in positions])
 
     outputs = [
         gate(task, task_inputs[task], positions_of_task[task] + positions_of_shared)
@@ -212,10 +254,66 @@ def ple(trunk: PLE, tasks: int, config: NetworkConfig, row: Tensor) -> Tensor:
     return torch.stack(task_rows)
 
 
+def soft_sharing(
+    trunk: TiedBodies | StitchedBodies, tasks: int, config: NetworkConfig, row: Tensor
+) -> Tensor:
+    """Duong et al. 2015 and Yang and Hospedales 2017; or Misra et al. 2016, equation 1."""
+    x = [row] * tasks
+    for position, layer in enumerate(trunk.bodies.layers):
+        x = [linear(layer, task, x[task]).clamp(min=0) for task in range(tasks)]
+        if config.tie == "cross_stitch":
+            alpha = trunk.stitches[position].alpha
+            x = [sum(alpha[i, j] * x[j] for j in range(tasks)) for i in range(tasks)]
+    return torch.stack(x)
+
+
+def encoder_decoder(
+    trunk: EncoderDecoder, tasks: int, config: NetworkConfig, row: Tensor
+) -> Tensor:
+    code = linear(trunk.code, 0, mlp(trunk.encoder, 0, row))
+    return torch.stack([mlp(trunk.decoders, task, code) for task in range(tasks)])
+
+
+def cross_attention(
+    trunk: CrossAttention, tasks: int, config: NetworkConfig, row: Tensor
+) -> Tensor:
+    """Vaswani et al. 2017, equation 1, one task asking one other at a time."""
+    features = [mlp(trunk.bodies, task, row) for task in range(tasks)]
+    outputs = []
+    for asking in range(tasks):
+        query = linear(trunk.query, asking, features[asking])
+        match = []
+        for asked in range(tasks):
+            key = linear(trunk.key, asked, features[asked])
+            match.append((query * key).sum() / math.sqrt(len(key)))
+        values = [linear(trunk.value, asked, features[asked]) for asked in range(tasks)]
+        outputs.append(features[asking] + mixture(softmax(match), values))
+    return torch.stack(outputs)
+
+
+def aitm(trunk: AITM, tasks: int, config: NetworkConfig, row: Tensor) -> Tensor:
+    """Xi et al. 2021: z_1 = q_1, and z_t = AIT(p_{t-1}, q_t) with p_{t-1} = g(z_{t-1})."""
+    outputs = [mlp(trunk.bodies, 0, row)]
+    for task in range(1, tasks):
+        transfer = trunk.transfers[task - 1]
+        handed_on = mlp(transfer.hand_on, 0, outputs[-1])
+        values, match = [], []
+        for u in (handed_on, mlp(trunk.bodies, task, row)):
+            h1, h2, h3 = (linear(transfer.project, number, u) for number in range(3))
+            values.append(h1)
+            match.append((h2 * h3).sum() / math.sqrt(len(h1)))
+        outputs.append(mixture(softmax(match), values))
+    return torch.stack(outputs)
+
+
 TRUNKS = {
     "ple": ple,
     "mmoe": mmoe,
     "shared_bottom": shared_bottom,
+    "soft_sharing": soft_sharing,
+    "encoder_decoder": encoder_decoder,
+    "cross_attention": cross_attention,
+    "aitm": aitm,
     "single_task": shared_bottom,
 }
 
