@@ -27,8 +27,8 @@ def task_losses(
         Log-odds of binary tasks, predictions of regression tasks.
     labels : Tensor of shape (batch, tasks)
         NaN where the outcome is not observed.
-    weights : Tensor of shape (batch,), optional
-        Sample weights.
+    weights : Tensor of shape (batch,) or (batch, tasks), optional
+        Sample weights, of a row or of a row for each task.
     positive_weight : Tensor of shape (tasks,), optional
         Factor on the events of each binary task.
     regression : Tensor of bool, shape (tasks,), optional
@@ -60,7 +60,8 @@ def task_losses(
     loss = torch.where(observed, loss, torch.zeros_like(loss))
     share = observed.to(loss.dtype)
     if weights is not None:
-        loss, share = loss * weights.unsqueeze(1), share * weights.unsqueeze(1)
+        by_task = weights if weights.dim() == 2 else weights.unsqueeze(1)
+        loss, share = loss * by_task, share * by_task
     total = share.sum(0)
     if over_processes is not None:
         total = over_processes(total)

@@ -69,6 +69,12 @@ class TaskPlan:
     event_rates: tuple[float, ...] = ()
     selected_by: tuple[int | None, ...] = ()
 
+    @property
+    def event_factors(self) -> tuple[float, ...]:
+        """Factor on the events of each task, by weight and by rate; their log is in the output."""
+        rates = self.event_rates or (1.0,) * len(self.names)
+        return tuple(w * rate for w, rate in zip(self.positive_weights, rates, strict=True))
+
     def only(self, tasks: Sequence[int]) -> TaskPlan:
         """Some of the tasks; the weight of one by itself is 1."""
         tasks = list(tasks)
