@@ -20,7 +20,7 @@ class TensorBatches:
     ----------
     x : Tensor of shape (rows, features)
     y : Tensor of shape (rows, tasks)
-    weights : Tensor of shape (rows,), optional
+    weights : Tensor of shape (rows,) or (rows, tasks), optional
     size : int
         Rows per batch.
     seed : int, optional

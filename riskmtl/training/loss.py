@@ -60,9 +60,13 @@ def task_losses(
     loss = torch.where(observed, loss, torch.zeros_like(loss))
     share = observed.to(loss.dtype)
     if weights is not None:
-        by_task = weights if weights.dim() == 2 else weights.unsqueeze(1)
-        loss, share = loss * by_task, share * by_task
+        loss, share = loss * per_task(weights), share * per_task(weights)
     total = share.sum(0)
     if over_processes is not None:
         total = over_processes(total)
     return loss.sum(0) / torch.where(total > 0, total, torch.ones_like(total))
+
+
+def per_task(weights: Tensor) -> Tensor:
+    """Weights of rows, ``(batch,)`` or ``(batch, tasks)``, as factors of ``(batch, tasks)``."""
+    return weights.unsqueeze(1) if weights.dim() == 1 else weights

@@ -139,14 +139,18 @@ class MultiTaskModule(pl.LightningModule):
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """What one batch gives to be minimised."""
+        losses, present, outputs, trace = self._task_losses(batch)
+        self._note(losses.detach(), present)
+        losses, present = self._warmed(losses, present, batch_idx)
+        return self.balancing(losses, present) + self.penalties(outputs, trace)
+
+    def _task_losses(self, batch: Batch) -> tuple[Tensor, Tensor, Tensor, Trace | None]:
+        """Losses, whether the batch observes each task, and the pass that they come from."""
         x, y, weights = batch
         trace = self.penalties.trace()
         outputs, mix = self._outputs_of(x, trace)
         losses = self.objective(outputs, y, weights, mix=mix, over_processes=self._over_processes)
-        present = ~torch.isnan(y).all(0)
-        self._note(losses.detach(), present)
-        losses, present = self._warmed(losses, present, batch_idx)
-        return self.balancing(losses, present) + self.penalties(outputs, trace)
+        return losses, ~torch.isnan(y).all(0), outputs, trace
 
     def _outputs_of(self, x: Tensor, trace: Trace | None) -> tuple[Tensor, Mix | None]:
         """Outputs ``(members, batch, tasks)`` of the rows, or of what they were mixed to."""

@@ -52,7 +52,7 @@ class Objective(nn.Module):
         outputs : Tensor of shape (members, batch, tasks)
         y : Tensor of shape (batch, tasks)
             NaN where the outcome is not observed.
-        weights : Tensor of shape (batch,), optional
+        weights : Tensor of shape (batch,) or (batch, tasks), optional
         mix : Mix, optional
             How the rows were mixed.
         over_processes : callable, optional
@@ -80,7 +80,7 @@ class Objective(nn.Module):
         flat = outputs.flatten(0, 1)  # (members * batch, tasks)
         # Each member learns from every row.
         labels = y.repeat(members, 1)
-        by_row = None if weights is None else weights.repeat(members)
+        by_row = None if weights is None else weights.repeat(members, *[1] * (weights.dim() - 1))
         if self.selection is not None:
             flat, by_row = self.selection(flat, by_row)
         return task_losses(

@@ -21,6 +21,7 @@ class TrainingRows:
     y : ndarray of float32, shape (rows, tasks)
         NaN where the outcome is not observed; a regression label is standardised.
     weights : ndarray of float32, shape (rows,), optional
+        Or (rows, tasks), where a row counts differently for each task.
     """
 
     x: NDArray[np.float32]

@@ -110,7 +110,7 @@ class MoreEvents(Sampling):
         weights = (
             1 / self.rates.numpy() if rows.weights is None else rows.weights / self.rates.numpy()
         )
-        return TrainingRows(rows.x, rows.y, weights.astype(np.float32))
+        return TrainingRows(rows.x, rows.y, weights.T.astype(np.float32))
 
 
 class OneTask(Sampling):

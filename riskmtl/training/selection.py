@@ -8,7 +8,8 @@ for the others are off. Two ways to do something about it:
 - ``"entire_space"`` (Ma et al. 2018, ESMM): the loss of the selected task is that of
   :math:`P(a) P(d \mid a)`, "approved and default", which is known to be 0 where :math:`a` did not
   happen. All rows that observe :math:`a` teach, through both heads. The head's own output stays
-  :math:`P(d \mid a)`.
+  :math:`P(d \mid a)`. Where some of the selected are not known yet, see
+  :func:`entire_space_weights`.
 - ``"inverse_propensity"`` (Schnabel et al. 2016; for heads of one network Wang et al. 2022,
   ESCM²-IPS): each observed row counts :math:`1 / \max(P(a), \text{floor})`, as the selecting head
   says it, so that the selected stand for all.
@@ -32,6 +33,7 @@ from torch.nn.functional import logsigmoid
 
 from riskmtl.errors import unknown_name
 from riskmtl.training.config import TrainingConfig
+from riskmtl.training.loss import per_task
 from riskmtl.training.rows import TaskPlan, TrainingRows
 
 Selectors = Sequence[int | None]
@@ -175,11 +177,51 @@ def entire_space_labels(y: NDArray[np.float32], by: Selectors) -> NDArray[np.flo
     return found
 
 
+def entire_space_weights(y: NDArray[np.float32], by: Selectors) -> NDArray[np.float64]:
+    r"""
+    Weights that keep known non-events from outnumbering outcomes that are not known yet.
+
+    Parameters
+    ----------
+    y : ndarray of shape (rows, tasks)
+    by : sequence of (int or None)
+
+    Returns
+    -------
+    ndarray of shape (rows, tasks)
+        For a selected task, the share of its selected rows whose outcome is known, in rows where
+        the selecting event did not happen; 1 otherwise.
+
+    Notes
+    -----
+    That nothing came of a declined application is known at once; what came of an approved one,
+    when it is mature. If a share :math:`m` of the approved is known, plain counting would teach
+    :math:`m P(a) P(d) / (1 - P(a) + m P(a))` instead of the product. The weights are right where
+    what is known of the selected does not depend on the columns.
+
+    Examples
+    --------
+    >>> y = np.array([[np.nan, 0], [1, 1], [np.nan, 1]], dtype=np.float32)
+    >>> entire_space_weights(y, (1, None))[:, 0]
+    array([0.5, 1. , 1. ])
+    """
+    labels = entire_space_labels(y, by)
+    found = np.ones(y.shape)
+    for task, above in _from_above(by):
+        is_selected = labels[:, above] == 1
+        known = float((~np.isnan(y[is_selected, task])).mean()) if is_selected.any() else 1.0
+        found[:, task] = found[:, above] * np.where(labels[:, above] == 0, known, 1)
+    return found
+
+
 def as_learned(rows: TrainingRows, by: Selectors, selection: str) -> TrainingRows:
-    """Training rows with the labels that the loss is taken over; `by` may be empty."""
+    """Training rows with the labels and weights that the loss is taken over; `by` may be empty."""
     if selection != "entire_space" or not by:
         return rows
-    return TrainingRows(rows.x, entire_space_labels(rows.y, by), rows.weights)
+    weights = entire_space_weights(rows.y, by)
+    if rows.weights is not None:
+        weights *= rows.weights[:, None]
+    return TrainingRows(rows.x, entire_space_labels(rows.y, by), weights.astype(np.float32))
 
 
 def _from_above(by: Selectors) -> list[tuple[int, int]]:
@@ -256,7 +298,7 @@ class Selection(nn.Module, ABC):
         Parameters
         ----------
         outputs : Tensor of shape (batch, tasks)
-        weights : Tensor of shape (batch,), optional
+        weights : Tensor of shape (batch,) or (batch, tasks), optional
 
         Returns
         -------
@@ -292,7 +334,7 @@ class InversePropensity(Selection):
         by_task = torch.ones_like(outputs, dtype=self.shift.dtype)
         for task, above in self.pairs:
             by_task[:, task] = 1 / chosen[above].sigmoid().clamp(min=self.floor)
-        return outputs, by_task if weights is None else by_task * weights.unsqueeze(1)
+        return outputs, by_task if weights is None else by_task * per_task(weights)
 
 
 SELECTIONS: Mapping[str, Callable[[TaskPlan, float], Selection]] = {

@@ -32,9 +32,11 @@ def base_rates(rows: TrainingRows) -> NDArray[np.float64]:
     array([0.5, 1. ])
     """
     observed = ~np.isnan(rows.y)
-    weights = np.ones(len(rows.y)) if rows.weights is None else rows.weights.astype(np.float64)
-    total = weights @ observed
-    events = weights @ np.where(observed, rows.y, 0).astype(np.float64)
+    weights = observed.astype(np.float64)
+    if rows.weights is not None:
+        weights *= rows.weights if rows.weights.ndim == 2 else rows.weights[:, None]
+    total = weights.sum(0)
+    events = (weights * np.where(observed, rows.y, 0)).sum(0)
     return np.asarray(events / np.where(total > 0, total, 1))
 
 
