@@ -107,9 +107,7 @@ class MoreEvents(Sampling):
 
     def corrected(self, rows: TrainingRows) -> TrainingRows:
         """Rows whose weights are divided by their rates."""
-        weights = (
-            1 / self.rates.numpy() if rows.weights is None else rows.weights / self.rates.numpy()
-        )
+        weights = (1 if rows.weights is None else rows.weights.T) / self.rates.numpy()
         return TrainingRows(rows.x, rows.y, weights.T.astype(np.float32))
 
 
