@@ -443,7 +443,7 @@ class MultiTaskClassifier(MultiTaskEstimator):
 
     def _check_regularisation(self) -> None:
         if not is_number(self.mixup) or not 0 <= self.mixup < math.inf:
-            raise ValueError(f"mixup must not be negative, got {self.mixup!r}")
+            raise ValueError(f"mixup must be a finite number of at least 0, got {self.mixup!r}")
         if self.mixup and self.compile:
             raise ValueError("mixup does not go with compile: rows are mixed within the network")
         for name, factor in _mapping("penalties", self.penalties).items():
@@ -452,7 +452,9 @@ class MultiTaskClassifier(MultiTaskEstimator):
             if name not in PENALTIES:
                 raise ValueError(f"penalties: {unknown_name('penalty', name, PENALTIES)}")
             if not is_number(factor) or not 0 <= factor < math.inf:
-                raise ValueError(f"penalties: {name!r} must not be negative, got {factor!r}")
+                raise ValueError(
+                    f"penalties: {name!r} must be a finite number of at least 0, got {factor!r}"
+                )
 
     def _check_trainer_options(self) -> None:
         options = _mapping("trainer_options", self.trainer_options)
