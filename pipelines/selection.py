@@ -182,7 +182,7 @@ def as_page(results: Mapping[str, Mapping[str, Any]]) -> str:
         ("calibrated", "Calibrated answers, as a user gets them"),
         ("uncalibrated", "The same before calibration on the approved validation rows"),
     ):
-        lines += ["", f"## {title}", "", _HEAD, "|---" * _HEAD.count(" | ") + "|---|---|"]
+        lines += ["", f"## {title}", "", _HEAD, "|---" * (_HEAD.count("|") - 1) + "|"]
         for relatedness in RELATEDNESS:
             lines += _lines(results, answers, relatedness)
     return "\n".join([*lines, "", *_summary(results), ""])
@@ -262,7 +262,9 @@ def _summary(results: Mapping[str, Mapping[str, Any]]) -> list[str]:
 
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--relatedness", nargs="+", type=float, default=list(RELATEDNESS))
+    parser.add_argument(
+        "--relatedness", nargs="+", type=float, choices=RELATEDNESS, default=list(RELATEDNESS)
+    )
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--rows", type=int, default=ROWS)
     parser.add_argument("--out", type=Path, default=ROOT / "reports" / "benchmarks")

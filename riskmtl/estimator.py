@@ -165,21 +165,25 @@ class MultiTaskClassifier(MultiTaskEstimator):
         ``"joint"``: every step trains all tasks; otherwise each trains one, on rows that observe
         it: in turn, as often as it has rows, or as often as it is still uncertain.
     warm_up : mapping of str to float, optional
-        Epochs over which a task's loss comes in, from 0 to its weight.
+        Epochs over which a task's loss comes in, step by step from 0 to its weight.
     freeze_shared_after : int, optional
         Epochs after which only what belongs to a single task learns.
     balanced_events : mapping of str to float, optional
         How many times as often batches draw a row with an event of a task; losses and
-        probabilities are corrected for it.
+        probabilities are corrected for it, and the other heads see as many of their own as before.
+        Needs ``schedule="joint"``.
     label_smoothing : float
-        Share of each label that is replaced by the task's base rate.
+        Share of each label that is replaced by the task's base rate; not by 1/2, which would
+        raise the answers of a rare outcome.
     mixup : float
         Both parameters of the Beta distribution that mixes pairs of embedded rows; 0: none are.
+        Not together with `compile`.
     selected_by : mapping of str to str, optional
         Task to the task whose event decides whether it is observed at all, such as
         ``{"default": "approved"}``: default is known of the approved only.
     selection : {"entire_space", "inverse_propensity"}
-        What is done about it; see :mod:`riskmtl.training.selection`.
+        What is done about it; see :mod:`riskmtl.training.selection`. Metrics, best epoch and
+        calibration of the head rest on rows that observe it all the same.
     propensity_floor : float
         Least probability of selection that a row is weighted by.
     few_events : int

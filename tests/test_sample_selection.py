@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -151,7 +152,7 @@ def test_learned_rows_have_labels_and_weights_or_are_left_alone() -> None:
 # ---- the product ---------------------------------------------------------------------------------
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(log_odds, log_odds)
 def test_the_product_equals_its_definition(a: float, b: float) -> None:
     p = sigmoid(a) * sigmoid(b)
@@ -198,8 +199,6 @@ def objective(plan: TaskPlan = PLAN, **changes: Any) -> Objective:
 @settings(max_examples=30, deadline=None)
 @given(seeds, st.floats(0.2, 8))
 def test_entire_space_equals_its_loop(seed: int, factor: float) -> None:
-    from dataclasses import replace
-
     plan = replace(PLAN, positive_weights=(factor, 2.0, 1.0))
     outputs, y = batch(seed)
     learned = torch.from_numpy(entire_space_labels(y.numpy(), plan.selected_by))

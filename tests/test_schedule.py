@@ -63,7 +63,7 @@ def observed(n: int = 40, shares: tuple[float, ...] = (0.9, 0.3, 0.0)) -> Tensor
 # ---- counts --------------------------------------------------------------------------------------
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=50, deadline=None)
 @given(st.lists(st.floats(0, 100), min_size=1, max_size=30), st.integers(0, 500), seeds)
 def test_counts_are_what_is_expected_up_to_one(shares: list[float], total: int, seed: int) -> None:
     if sum(shares) < 1e-3:
@@ -77,8 +77,8 @@ def test_counts_are_what_is_expected_up_to_one(shares: list[float], total: int, 
 def test_counts_are_right_on_average() -> None:
     shares = torch.tensor([1.0, 2.0, 0.5])
     one = generator()
-    mean = torch.stack([systematic(shares, 4, one) for _ in range(4000)]).double().mean(0)
-    torch.testing.assert_close(mean, 4 * shares.double() / 3.5, atol=0.03, rtol=0)
+    mean = torch.stack([systematic(shares, 4, one) for _ in range(2000)]).double().mean(0)
+    torch.testing.assert_close(mean, 4 * shares.double() / 3.5, atol=0.04, rtol=0)
 
 
 # ---- one task per step ---------------------------------------------------------------------------
@@ -341,7 +341,13 @@ class TowerGradients(lightning.Callback):
 def test_a_task_that_comes_in_begins_without_a_gradient() -> None:
     warm, plain = TowerGradients(), TowerGradients()
     plan = replace(PLAN, warm_up=(0.0, 2.5))
-    options = {"learning_rate": 1e-30, "weight_decay": 0.0, "epochs": 3, "clip": 1e9}
+    options: dict[str, Any] = {
+        "learning_rate": 1e-30,
+        "weight_decay": 0.0,
+        "epochs": 3,
+        "clip": 1e9,
+    }
+    options["rows"] = rows(200)
     fit(plan=plan, callbacks=[warm], **options)
     fit(callbacks=[plain], **options)
     steps = len(plain.norms) // 3
