@@ -3,7 +3,8 @@ BIN := .venv/bin
 STAMP := .venv/.installed
 
 .PHONY: demo report browser java explanations test test-slow lint format clean
-.PHONY: benchmark benchmark-search benchmark-scarce benchmark-strategies benchmark-explanations benchmark-alarms benchmark-scoring benchmark-speed benchmark-gpu
+.PHONY: benchmark benchmark-search benchmark-scarce benchmark-strategies benchmark-selection benchmark-added-task
+.PHONY: benchmark-explanations benchmark-alarms benchmark-scoring benchmark-speed benchmark-gpu
 
 demo: $(STAMP)  ## simulate, train, compare, score: the whole way in one go
 	$(BIN)/python pipelines/risk_portfolio.py
@@ -46,6 +47,9 @@ benchmark-scarce: $(STAMP)  ## joint training where one head has few labels
 
 benchmark-strategies: $(STAMP)  ## every way of sharing and of training, worth and cost
 	$(BIN)/python pipelines/strategies.py
+
+benchmark-selection: $(STAMP)  ## what masks, entire space and propensities know of the declined
+	$(BIN)/python pipelines/selection.py
 
 benchmark-explanations: $(STAMP)  ## error and time of explanations beside shap's
 	$(BIN)/python pipelines/benchmark_explanations.py

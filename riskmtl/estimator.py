@@ -166,21 +166,25 @@ class MultiTaskClassifier(MultiTaskEstimator):
         ``"joint"``: every step trains all tasks; otherwise each trains one, on rows that observe
         it: in turn, as often as it has rows, or as often as it is still uncertain.
     warm_up : mapping of str to float, optional
-        Epochs over which a task's loss comes in, from 0 to its weight.
+        Epochs over which a task's loss comes in, step by step from 0 to its weight.
     freeze_shared_after : int, optional
         Epochs after which only what belongs to a single task learns.
     balanced_events : mapping of str to float, optional
         How many times as often batches draw a row with an event of a task; losses and
-        probabilities are corrected for it.
+        probabilities are corrected for it, and the other heads see as many of their own as before.
+        Needs ``schedule="joint"``.
     label_smoothing : float
-        Share of each label that is replaced by the task's base rate.
+        Share of each label that is replaced by the task's base rate; not by 1/2, which would
+        raise the answers of a rare outcome.
     mixup : float
         Both parameters of the Beta distribution that mixes pairs of embedded rows; 0: none are.
+        Not together with `compile`.
     selected_by : mapping of str to str, optional
         Task to the task whose event decides whether it is observed at all, such as
         ``{"default": "approved"}``: default is known of the approved only.
     selection : {"entire_space", "inverse_propensity"}
-        What is done about it; see :mod:`riskmtl.training.selection`.
+        What is done about it; see :mod:`riskmtl.training.selection`. Metrics, best epoch and
+        calibration of the head rest on rows that observe it all the same.
     propensity_floor : float
         Least probability of selection that a row is weighted by.
     few_events : int
@@ -424,8 +428,38 @@ class MultiTaskClassifier(MultiTaskEstimator):
             raise ValueError(unknown_name("event_weight", self.event_weight, ["balanced"]))
         if not isinstance(self.event_weight, str):
             _mapping("event_weight", self.event_weight)
-        _mapping("task_weights", self.task_weights)
+        for name in ("task_weights", "warm_up", "balanced_events", "selected_by", "penalties"):
+            _mapping(name, getattr(self, name))
+        self._check_schedule()
+        self._check_regularisation()
         self._check_trainer_options()
+
+    def _check_schedule(self) -> None:
+        if self.freeze_shared_after is not None:
+            _require_count("freeze_shared_after", self.freeze_shared_after)
+        if self.balanced_events and self.schedule != "joint":
+            raise ValueError(
+                f"balanced_events needs schedule='joint', got {self.schedule!r}: where a step "
+                "trains one task, use event_weight"
+            )
+        floor = self.propensity_floor
+        if not is_number(floor) or not 0 < floor <= 1:
+            raise ValueError(f"propensity_floor must lie in (0, 1], got {floor!r}")
+
+    def _check_regularisation(self) -> None:
+        if not is_number(self.mixup) or not 0 <= self.mixup < math.inf:
+            raise ValueError(f"mixup must be a finite number of at least 0, got {self.mixup!r}")
+        if self.mixup and self.compile:
+            raise ValueError("mixup does not go with compile: rows are mixed within the network")
+        for name, factor in _mapping("penalties", self.penalties).items():
+            from riskmtl.training.penalties import PENALTIES
+
+            if name not in PENALTIES:
+                raise ValueError(f"penalties: {unknown_name('penalty', name, PENALTIES)}")
+            if not is_number(factor) or not 0 <= factor < math.inf:
+                raise ValueError(
+                    f"penalties: {name!r} must be a finite number of at least 0, got {factor!r}"
+                )
 
     def _check_trainer_options(self) -> None:
         options = _mapping("trainer_options", self.trainer_options)
@@ -537,7 +571,7 @@ class MultiTaskClassifier(MultiTaskEstimator):
         )
         heads = [
             replace(head, shift=math.log(weight))
-            for head, weight in zip(data.heads, plan.positive_weights, strict=True)
+            for head, weight in zip(data.heads, plan.event_factors, strict=True)
         ]
         if data.is_held_out and self.network != "single_task":
             raw = scorer.raw(data.validation.x)
@@ -608,24 +642,37 @@ class MultiTaskClassifier(MultiTaskEstimator):
 
     def _plan(self, data: Prepared, names: list[str]) -> TaskPlan:
         from riskmtl.training.rows import TaskPlan
+        from riskmtl.training.selection import as_learned, require_selection, selectors
 
-        observed = (~np.isnan(data.rows.y)).mean(axis=0)
+        regression = tuple(task.kind == "regression" for task in data.tasks)
+        selected_by = _mapping("selected_by", self.selected_by)
+        by = selectors(selected_by, names, regression, self.selection)
+        require_selection(data.rows.y, by, names)
+        labels = as_learned(data.rows, by, self.selection).y
+        observed = (~np.isnan(labels)).mean(axis=0)
         shares = [float(share) for share in observed / observed.max()]
         weights = _per_task("task_weights", self.task_weights, names, shares)
+        nothing, once = [0.0] * len(names), [1.0] * len(names)
         if self.event_weight == "balanced":
-            factors = [_balance(data.rows.y[:, i]) for i in range(len(names))]
+            factors = [_balance(labels[:, i]) for i in range(len(names))]
         else:
             assert not isinstance(self.event_weight, str)
-            factors = _per_task("event_weight", self.event_weight, names, [1.0] * len(names))
-        is_regression = tuple(task.kind == "regression" for task in data.tasks)
+            factors = _per_task("event_weight", self.event_weight, names, once)
+        rates = _per_task("balanced_events", self.balanced_events, names, once)
+        for name, rate, is_regression in zip(names, rates, regression, strict=True):
+            if is_regression and rate != 1:
+                raise ValueError(f"balanced_events: {name!r} is a regression and has no events")
         return TaskPlan(
             names=tuple(names),
-            regression=is_regression,
+            regression=regression,
             weights=tuple(weights),
             positive_weights=tuple(
-                1.0 if regression else factor
-                for regression, factor in zip(is_regression, factors, strict=True)
+                1.0 if is_regression else factor
+                for is_regression, factor in zip(regression, factors, strict=True)
             ),
+            warm_up=tuple(_per_task("warm_up", self.warm_up, names, nothing)),
+            event_rates=tuple(rates),
+            selected_by=by,
         )
 
 

@@ -129,13 +129,13 @@ def test_processes_with_other_settings_do_not_train_together(torchrun: tuple[Tol
         assert "do not train the same: give each the same rows" in told["refused"]
 
 
-@pytest.mark.parametrize("network", FITTED)
-def test_a_fit_in_a_script_is_that_of_one_process(script: tuple[Told, Told], network: str) -> None:
-    first, second = (told[network] for told in script)
+@pytest.mark.parametrize("case", FITTED)
+def test_a_fit_in_a_script_is_that_of_one_process(script: tuple[Told, Told], case: str) -> None:
+    first, second = (told[case] for told in script)
     assert same_bits(first, second)
     assert np.array_equal(first["chances"], second["chances"])
     # Not to the bit: each share is added up by itself, and float32 sums depend on their order.
-    alone = two_processes.fitted(network)
+    alone = two_processes.fitted(case)
     assert np.abs(first["chances"] - alone["chances"]).max() < 1e-5
     assert np.ptp(alone["chances"][:, 0]) > 0.1
     for name, value in alone["weights"].items():

@@ -11,6 +11,7 @@ from types import ModuleType
 from typing import Any
 from xml.etree import ElementTree
 
+import numpy as np
 import polars as pl
 import pytest
 
@@ -263,3 +264,37 @@ def test_a_step_that_does_twice_the_work_costs_more(monkeypatch: pytest.MonkeyPa
     costs = strategies._cost("single task", 2)
     assert costs["multiple"] > 1
     assert 0.2 < costs["reference_drift"] < 5
+
+
+def test_selection_is_judged_by_the_truth_of_the_declined(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    import selection
+
+    truth = pl.DataFrame({"p_default": [0.1, 0.5, 0.3], "default": [0, 1, 0]})
+    found = selection.judged(np.array([0.2, 0.2, 0.9]), truth, np.array([True, True, False]))
+    assert found == pytest.approx({"error": 0.2, "bias": -0.1, "mean": 0.3, "roc_auc": 0.5})
+
+    monkeypatch.setattr(selection, "QUICK", {"epochs": 1, "members": 1})
+    monkeypatch.setattr(sys, "argv", [
+        *("selection.py", "--relatedness", "0.7", "--seeds", "1", "--rows", "3000"),
+        *("--out", str(tmp_path)),
+    ])  # fmt: skip
+    selection.main()
+    assert len(capsys.readouterr().out.splitlines()) == len(selection.WAYS)
+    selection.main()
+    assert capsys.readouterr().out == ""
+    results = json.loads((tmp_path / "selection.json").read_text())
+    for run in results.values():
+        assert run["truth"]["declined"]["error"] == 0
+        assert run["truth"]["declined"]["mean"] > run["truth"]["approved"]["mean"]
+    mask, space = (
+        results[f"relatedness 0.7/{way}/seed 0"]["calibrated"]["declined"]["error"]
+        for way in ("mask, approved head", "entire space")
+    )
+    assert mask != space
+    page = (tmp_path / "selection.md").read_text()
+    assert f"{100 * (space - mask):+.2f} points against the mask" in page
+    assert "Simulated portfolios of 3,000 rows" in page
+    table = [line for line in page.splitlines() if line.startswith("|")]
+    assert len({line.count("|") for line in table}) == 1

@@ -206,7 +206,7 @@ def stopped_and_resumed(out: Path) -> dict[str, Any]:
 # ---- The public face -----------------------------------------------------------------------------
 
 
-def fitted(network: str, **changes: Any) -> dict[str, Any]:
+def fitted(case: str, **changes: Any) -> dict[str, Any]:
     """What a small classifier says after a fit to a table."""
     rng = np.random.default_rng(1)
     amount, country = rng.normal(size=500), rng.choice(["FR", "DE"], 500)
@@ -215,7 +215,7 @@ def fitted(network: str, **changes: Any) -> dict[str, Any]:
     hidden = pl.Series(rng.random(500) < 0.5)
     table = pl.DataFrame({"amount": amount, "country": country})
     model = MultiTaskClassifier(
-        network=network,
+        **FITTED[case],
         members=2,
         embedding_dim=4,
         bins=8,
@@ -242,7 +242,22 @@ def fitted(network: str, **changes: Any) -> dict[str, Any]:
     }
 
 
-FITTED = ("ple", "single_task")
+FITTED: dict[str, dict[str, Any]] = {
+    "ple": {"network": "ple"},
+    "single_task": {"network": "single_task"},
+    "one task per step": {
+        "network": "ple",
+        "schedule": "by_uncertainty",
+        "freeze_shared_after": 3,
+        "warm_up": {"fraud": 1.5},
+    },
+    "events often": {
+        "network": "mmoe",
+        "balanced_events": {"fraud": 3},
+        "label_smoothing": 0.05,
+        "penalties": {"gate_entropy": 0.01},
+    },
+}
 
 
 def main() -> None:
@@ -251,8 +266,8 @@ def main() -> None:
         found = {**all_gradients(), **stopped_and_resumed(out)}
     else:
         found = {
-            network: fitted(network, trainer_options=TOGETHER, checkpoint_dir=str(out / network))
-            for network in FITTED
+            case: fitted(case, trainer_options=TOGETHER, checkpoint_dir=str(out / case))
+            for case in FITTED
         }
     torch.save(found, out / f"{os.environ['LOCAL_RANK']}.pt")
 

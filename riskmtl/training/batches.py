@@ -7,6 +7,8 @@ from collections.abc import Callable, Iterator
 import torch
 from torch import Tensor
 
+from riskmtl.training.sampling import Sampling
+
 Batch = tuple[Tensor, Tensor, Tensor | None]
 
 
@@ -18,7 +20,7 @@ class TensorBatches:
     ----------
     x : Tensor of shape (rows, features)
     y : Tensor of shape (rows, tasks)
-    weights : Tensor of shape (rows,), optional
+    weights : Tensor of shape (rows,) or (rows, tasks), optional
     size : int
         Rows per batch.
     seed : int, optional
@@ -29,6 +31,9 @@ class TensorBatches:
     process, processes : int
         Which of several processes takes its share of every shuffled batch here. The shares are as
         even as they can be, and together they are the batch that one process would have.
+    sampling : Sampling, optional
+        Which rows make up the shuffled batches; default: each row comes once. Where a step trains
+        one task, the labels of the others are NaN in its batch.
 
     Examples
     --------
@@ -48,12 +53,14 @@ class TensorBatches:
         epoch: Callable[[], int] = lambda: 0,
         process: int = 0,
         processes: int = 1,
+        sampling: Sampling | None = None,
     ) -> None:
         self.x, self.y, self.weights = x, y, weights
         self.size = min(size, len(x))
         self.seed = seed
         self.epoch = epoch
         self.process, self.processes = process, processes
+        self.sampling = Sampling(len(x)) if sampling is None else sampling
 
     def __len__(self) -> int:
         if self.seed is None:
@@ -66,11 +73,13 @@ class TensorBatches:
                 rows = slice(start, start + self.size)
                 yield self.x[rows], self.y[rows], _take(self.weights, rows)
             return
-        generator = torch.Generator().manual_seed(epoch_seed(self.seed, self.epoch()))
-        order = torch.randperm(len(self.x), generator=generator).to(self.x.device)
-        batches = order[: len(self) * self.size].view(len(self), self.size)
-        for chosen in batches.tensor_split(self.processes, dim=1)[self.process]:
-            yield self.x[chosen], self.y[chosen], _take(self.weights, chosen)
+        epoch = self.epoch()
+        generator = torch.Generator().manual_seed(epoch_seed(self.seed, epoch))
+        drawn, tasks = self.sampling.draw(generator, epoch=epoch, steps=len(self), size=self.size)
+        batches = drawn.to(self.x.device).tensor_split(self.processes, dim=1)[self.process]
+        for step, chosen in enumerate(batches):
+            y = self.y[chosen] if tasks is None else _only(self.y[chosen], int(tasks[step]))
+            yield self.x[chosen], y, _take(self.weights, chosen)
 
 
 def epoch_seed(seed: int, epoch: int, process: int = 0) -> int:
@@ -81,3 +90,10 @@ def epoch_seed(seed: int, epoch: int, process: int = 0) -> int:
 
 def _take(weights: Tensor | None, rows: slice | Tensor) -> Tensor | None:
     return None if weights is None else weights[rows]
+
+
+def _only(y: Tensor, task: int) -> Tensor:
+    """Labels that observe one task alone."""
+    alone = torch.full_like(y, torch.nan)
+    alone[:, task] = y[:, task]
+    return alone

@@ -27,8 +27,12 @@ from riskmtl.training.batches import TensorBatches
 from riskmtl.training.callbacks import BestWeights, FitProgress, KeptHistory
 from riskmtl.training.config import TrainingConfig
 from riskmtl.training.module import MultiTaskModule
+from riskmtl.training.penalties import Penalties, penalty_factors
 from riskmtl.training.processes import SameRun, require_whole_networks
 from riskmtl.training.rows import TaskPlan, TrainingRows
+from riskmtl.training.sampling import make_sampling
+from riskmtl.training.selection import as_learned, require_together
+from riskmtl.training.targets import smoothed
 
 _VALIDATION_BATCH = 2048
 
@@ -88,6 +92,7 @@ def train(
     Trained
     """
     groups = groups_of(shape, len(plan.names))
+    require_together(plan, groups)
     if len(groups) == 1 and shape.network != "single_task":
         return _train_one(shape, cardinalities, plan, config, rows, validation)
     parts = []
@@ -137,15 +142,23 @@ def _train_one(
         network = Network(cardinalities, len(plan.names), shape, regression=plan.regression)
         network.embedding.fit(rows.x)
         network.towers.start_at(_base_outputs(rows.y, plan))
+        factors = penalty_factors(
+            network, shape.network, config.penalties, torch.from_numpy(rows.x[:2])
+        )
+        module = MultiTaskModule(network, plan, config, penalties=Penalties(factors))
+        learned = as_learned(rows, plan.selected_by, config.selection)
+        sampling = make_sampling(learned, plan, config, lambda: module.history)
+        if config.label_smoothing:
+            learned = smoothed(learned, plan.regression, config.label_smoothing)
         batches = TensorBatches(
-            *_tensors(rows, device),
+            *_tensors(sampling.corrected(learned), device),
             size=config.batch_size,
             seed=config.seed,
             epoch=lambda: trainer.current_epoch,
             process=trainer.global_rank,
             processes=trainer.world_size,
+            sampling=sampling,
         )
-        module = MultiTaskModule(network, plan, config)
         if config.compile:
             network.compile()
         trainer.fit(
@@ -207,7 +220,7 @@ def _base_outputs(y: NDArray[np.float32], plan: TaskPlan) -> torch.Tensor:
             outputs.append(0.0)
             continue
         rate = float(np.clip(seen.mean(dtype=np.float64), 1e-6, 1 - 1e-6))
-        outputs.append(float(np.log(rate / (1 - rate) * plan.positive_weights[task])))
+        outputs.append(float(np.log(rate / (1 - rate) * plan.event_factors[task])))
     return torch.tensor(outputs)
 
 

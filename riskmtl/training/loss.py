@@ -27,8 +27,8 @@ def task_losses(
         Log-odds of binary tasks, predictions of regression tasks.
     labels : Tensor of shape (batch, tasks)
         NaN where the outcome is not observed.
-    weights : Tensor of shape (batch,), optional
-        Sample weights.
+    weights : Tensor of shape (batch,) or (batch, tasks), optional
+        Sample weights, of a row or of a row for each task.
     positive_weight : Tensor of shape (tasks,), optional
         Factor on the events of each binary task.
     regression : Tensor of bool, shape (tasks,), optional
@@ -60,8 +60,13 @@ def task_losses(
     loss = torch.where(observed, loss, torch.zeros_like(loss))
     share = observed.to(loss.dtype)
     if weights is not None:
-        loss, share = loss * weights.unsqueeze(1), share * weights.unsqueeze(1)
+        loss, share = loss * per_task(weights), share * per_task(weights)
     total = share.sum(0)
     if over_processes is not None:
         total = over_processes(total)
     return loss.sum(0) / torch.where(total > 0, total, torch.ones_like(total))
+
+
+def per_task(weights: Tensor) -> Tensor:
+    """Weights of rows, ``(batch,)`` or ``(batch, tasks)``, as factors of ``(batch, tasks)``."""
+    return weights.unsqueeze(1) if weights.dim() == 1 else weights

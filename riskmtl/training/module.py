@@ -11,12 +11,17 @@ import torch
 from torch import Tensor, nn
 
 from riskmtl.metrics import METRICS
+from riskmtl.networks import Network, Trace
 from riskmtl.training.balancing import make_balancing
 from riskmtl.training.batches import Batch, epoch_seed
 from riskmtl.training.config import TrainingConfig
-from riskmtl.training.loss import task_losses
+from riskmtl.training.freezing import FrozenSlices, not_of
+from riskmtl.training.mixup import Mix, draw_mix
+from riskmtl.training.objective import Objective
+from riskmtl.training.penalties import Penalties
 from riskmtl.training.processes import mean_over_processes
 from riskmtl.training.rows import TaskPlan
+from riskmtl.training.warm_up import warm_up_factors, warmed
 
 VALIDATED = ("log_loss", "log_loss_skill", "roc_auc", "average_precision")
 
@@ -27,10 +32,12 @@ class MultiTaskModule(pl.LightningModule):
 
     Parameters
     ----------
-    network : Module
+    network : Network
         Maps ``(batch, features)`` to ``(batch, tasks)``.
     plan : TaskPlan
     config : TrainingConfig
+    penalties : Penalties, optional
+        Default: none.
 
     Attributes
     ----------
@@ -45,21 +52,24 @@ class MultiTaskModule(pl.LightningModule):
     batch and validates on all rows.
     """
 
-    positive_weight: Tensor
-    regression: Tensor
-
-    def __init__(self, network: nn.Module, plan: TaskPlan, config: TrainingConfig) -> None:
+    def __init__(
+        self,
+        network: Network,
+        plan: TaskPlan,
+        config: TrainingConfig,
+        *,
+        penalties: Penalties | None = None,
+    ) -> None:
         super().__init__()
         self.network = network
         self.plan = plan
         self.config = config
         self.balancing = make_balancing(config, plan)
-        self.register_buffer("positive_weight", torch.tensor(plan.positive_weights))
-        self.register_buffer("regression", torch.tensor(plan.regression))
-        self._has_regression = any(plan.regression)
-        self._reweights = any(weight != 1 for weight in plan.positive_weights)
+        self.objective = Objective(plan, config)
+        self.penalties = Penalties({}) if penalties is None else penalties
         self._over_processes: Callable[[Tensor], Tensor] | None = None
         self._loss_sums: Tensor | None = None
+        self._present: list[Tensor] = []
         self._outputs: list[Tensor] = []
         self._labels: list[Tensor] = []
         self._weights: list[Tensor] = []
@@ -93,6 +103,14 @@ class MultiTaskModule(pl.LightningModule):
         )
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
+    def configure_callbacks(self) -> list[pl.Callback]:
+        """What holds the shared part still from some epoch on, if asked for."""
+        tasks, after = range(len(self.plan.names)), self.config.freeze_shared_after
+        # A network of one task shares nothing.
+        if after is None or len(tasks) == 1:
+            return []
+        return [FrozenSlices(self.network, not_of(self.network, tasks), after=after)]
+
     def configure_gradient_clipping(
         self,
         optimizer: torch.optim.Optimizer,
@@ -117,24 +135,43 @@ class MultiTaskModule(pl.LightningModule):
             epoch_seed(self.config.seed, self.current_epoch, self.trainer.global_rank)
         )
         self._loss_sums = None
+        self._present.clear()
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """What one batch gives to be minimised."""
+        losses, present, outputs, trace = self._task_losses(batch)
+        self._note(losses.detach(), present)
+        losses, present = self._warmed(losses, present, batch_idx)
+        return self.balancing(losses, present) + self.penalties(outputs, trace)
+
+    def _task_losses(self, batch: Batch) -> tuple[Tensor, Tensor, Tensor, Trace | None]:
+        """Losses, whether the batch observes each task, and the pass that they come from."""
         x, y, weights = batch
-        outputs = self.network(x, pooled=False)  # (members, batch, tasks)
-        members = len(outputs)
-        losses = task_losses(
-            outputs.flatten(0, 1),
-            # Each member learns from every row.
-            y.repeat(members, 1),
-            None if weights is None else weights.repeat(members),
-            positive_weight=self.positive_weight if self._reweights else None,
-            regression=self.regression if self._has_regression else None,
-            over_processes=self._over_processes,
-        )
-        seen = losses.detach()
-        self._loss_sums = seen if self._loss_sums is None else self._loss_sums + seen
-        return self.balancing(losses, ~torch.isnan(y).all(0))
+        trace = self.penalties.trace()
+        outputs, mix = self._outputs_of(x, trace)
+        losses = self.objective(outputs, y, weights, mix=mix, over_processes=self._over_processes)
+        return losses, ~torch.isnan(y).all(0), outputs, trace
+
+    def _outputs_of(self, x: Tensor, trace: Trace | None) -> tuple[Tensor, Mix | None]:
+        """Outputs ``(members, batch, tasks)`` of the rows, or of what they were mixed to."""
+        if not self.config.mixup:
+            return self.network(x, pooled=False, trace=trace), None
+        mix = draw_mix(len(x), self.config.mixup, x.device)
+        rows = mix.of(self.network.embedding(x))
+        return self.network.answer(rows, pooled=False, trace=trace), mix
+
+    def _warmed(self, losses: Tensor, present: Tensor, step: int) -> tuple[Tensor, Tensor]:
+        """Losses with what is left of their warm-up; at its start a task is not there yet."""
+        epochs = self.plan.warm_up
+        if not epochs or self.current_epoch >= max(epochs):
+            return losses, present
+        progress = self.current_epoch + step / float(self.trainer.num_training_batches)
+        factors = warm_up_factors(epochs, progress).to(losses)
+        return warmed(losses, factors), present & (factors > 0)
+
+    def _note(self, losses: Tensor, present: Tensor) -> None:
+        self._loss_sums = losses if self._loss_sums is None else self._loss_sums + losses
+        self._present.append(present)
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         """Keep outputs and labels of one batch for the end of the epoch."""
@@ -152,7 +189,7 @@ class MultiTaskModule(pl.LightningModule):
         self._outputs.clear()
         self._labels.clear()
         self._weights.clear()
-        shift = np.log(self.plan.positive_weights)
+        shift = np.log(self.plan.event_factors)
         probabilities = 1 / (1 + np.exp(np.clip(shift - outputs, -500, 500)))
         train_losses = self._train_losses()
         for position, task in enumerate(self.plan.names):
@@ -174,10 +211,12 @@ class MultiTaskModule(pl.LightningModule):
     def _train_losses(self) -> list[float]:
         if self._loss_sums is None:
             return [float("nan")] * len(self.plan.names)
-        sums = self._loss_sums
+        sums, present = self._loss_sums, torch.stack(self._present).to(self._loss_sums)
         if self._over_processes is not None:
-            sums = self._over_processes(sums)
-        means: list[float] = (sums / self.trainer.num_training_batches).tolist()
+            sums, present = self._over_processes(sums), self._over_processes(present)
+        # Steps in which any process observed the task.
+        steps = (present > 0).sum(0).clamp(min=1)
+        means: list[float] = (sums / steps).tolist()
         return means
 
     def _log_epoch(self) -> None:

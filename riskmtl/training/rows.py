@@ -21,6 +21,7 @@ class TrainingRows:
     y : ndarray of float32, shape (rows, tasks)
         NaN where the outcome is not observed; a regression label is standardised.
     weights : ndarray of float32, shape (rows,), optional
+        Or (rows, tasks), where a row counts differently for each task.
     """
 
     x: NDArray[np.float32]
@@ -68,6 +69,12 @@ class TaskPlan:
     warm_up: tuple[float, ...] = ()
     event_rates: tuple[float, ...] = ()
     selected_by: tuple[int | None, ...] = ()
+
+    @property
+    def event_factors(self) -> tuple[float, ...]:
+        """Factor on the events of each task, by weight and by rate; their log is in the output."""
+        rates = self.event_rates or (1.0,) * len(self.names)
+        return tuple(w * rate for w, rate in zip(self.positive_weights, rates, strict=True))
 
     def only(self, tasks: Sequence[int]) -> TaskPlan:
         """Some of the tasks; the weight of one by itself is 1."""
