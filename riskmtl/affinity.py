@@ -21,6 +21,15 @@ from riskmtl.validation.ranges import require_count
 
 METHODS = ("gradient", "pairs")
 
+# Every step trains all tasks, and nothing is left behind.
+_OF_ALL_TOGETHER: dict[str, Any] = {
+    "groups": None,
+    "schedule": "joint",
+    "freeze_shared_after": None,
+    "compile": False,
+    "checkpoint_dir": None,
+}
+
 # All partitions are compared, in time that triples with every task.
 _MOST_TASKS = 12
 # Sums of the same numbers in another order differ by less.
@@ -92,8 +101,8 @@ def task_affinity(
     y : labels of shape (rows, tasks), optional with a schema
         NaN or null where an outcome is not observed.
     model : MultiTaskClassifier, optional
-        Settings of the training; a fitted one is not changed. Its groups, calibration and
-        challenger play no part.
+        Settings of the training; a fitted one is not changed. Its groups, schedule, calibration
+        and challenger play no part.
     method : {"gradient", "pairs"}
         ``"gradient"``: one training of all tasks together, in which a step on one task alone is
         looked ahead and forgotten (Fifty et al. 2021); see
@@ -136,7 +145,7 @@ def task_affinity(
     if method not in METHODS:
         raise ValueError(unknown_name("method", method, METHODS))
     require_count("every", every)
-    training = joint_template(model).set_params(groups=None, compile=False, checkpoint_dir=None)
+    training = joint_template(model).set_params(**_OF_ALL_TOGETHER)
     training._check_shared_parameters()
     training._check_parameters()
     data = training._prepare(X, y, None, X_val, y_val, None)

@@ -580,11 +580,6 @@ class MultiTaskClassifier(MultiTaskEstimator):
             raise ValueError(
                 f"groups: task {alone[0]!r} is in none; add it to one, or give it its own"
             )
-        for task, other in (self.selected_by or {}).items():
-            if not all((task in group) == (other in group) for group in groups):
-                raise ValueError(
-                    f"groups: {task!r} is selected by {other!r}; put both in the same group"
-                )
         found = sorted(tuple(sorted(names.index(task) for task in group)) for group in groups)
         return tuple(found) if len(found) > 1 else ()
 

@@ -202,7 +202,8 @@ def alone_like(model: MultiTaskClassifier) -> MultiTaskClassifier:
     defaults = MultiTaskClassifier().get_params(deep=False)
     options = {name: defaults[name] for name in _OF_JOINT_TRAINING}
     control: MultiTaskClassifier = clone(model)
-    return control.set_params(network="single_task", **options)
+    control.set_params(network="single_task", **options)
+    return control
 
 
 def _require_settings(metrics: Any, level: Any, fits: Any, test_share: Any) -> None:

@@ -21,7 +21,8 @@ from riskmtl import MultiTaskClassifier, group_tasks, task_affinity
 from riskmtl.affinity import Affinity
 from riskmtl.networks import SHARED, Network, NetworkConfig
 from riskmtl.schema import DataSchema
-from riskmtl.training.affinity import LookaheadAffinity, lookahead
+from riskmtl.training.affinity import LookaheadAffinity, _objective, lookahead
+from riskmtl.training.rows import TaskPlan
 
 SMALL = {
     "network": "shared_bottom",
@@ -69,6 +70,13 @@ def made(shape: NetworkConfig) -> tuple[Network, Tensor, Tensor, Tensor]:
     return network.train(), x, y, torch.rand(40) + 0.5
 
 
+def objective(factor: float = 1.0) -> Any:
+    """Losses of three tasks, with a factor on the events of the first."""
+    kinds = (False, False, True)
+    plan = TaskPlan(("a", "b", "c"), kinds, (1.0, 1.0, 1.0), (factor, 1.0, 1.0))
+    return _objective(plan, torch.device("cpu"))
+
+
 def plain_losses(network: Network, x: Tensor, y: Tensor, weights: Tensor) -> list[Tensor]:
     """Mean over members and observed rows, one task at a time."""
     found = []
@@ -88,7 +96,7 @@ def plain_losses(network: Network, x: Tensor, y: Tensor, weights: Tensor) -> lis
 def test_a_step_looked_ahead_is_a_step_taken_on_a_copy(name: str) -> None:
     network, x, y, weights = made(SHAPES[name])
     state = copy.deepcopy(network.state_dict())
-    found = lookahead(network, x, y, weights, rate=0.5)
+    found = lookahead(network, x, y, weights, rate=0.5, objective=objective())
     assert all(torch.equal(value, state[key]) for key, value in network.state_dict().items())
     assert network.training
     assert all(parameter.grad is None for parameter in network.parameters())
@@ -113,7 +121,7 @@ def test_a_step_looked_ahead_is_a_step_taken_on_a_copy(name: str) -> None:
 def test_what_a_batch_does_not_observe_is_not_known() -> None:
     network, x, y, _ = made(SHAPE)
     y[:, 1] = torch.nan
-    found = lookahead(network, x, y, rate=0.1)
+    found = lookahead(network, x, y, rate=0.1, objective=objective())
     unknown = torch.isnan(found)
     assert unknown[1].all()
     assert unknown[:, 1].all()
@@ -123,8 +131,8 @@ def test_what_a_batch_does_not_observe_is_not_known() -> None:
 
 def test_a_step_counts_events_as_training_does() -> None:
     network, x, y, _ = made(SHAPE)
-    plain = lookahead(network, x, y, rate=0.1)
-    heavy = lookahead(network, x, y, rate=0.1, positive_weight=torch.tensor([5.0, 1.0, 1.0]))
+    plain = lookahead(network, x, y, rate=0.1, objective=objective())
+    heavy = lookahead(network, x, y, rate=0.1, objective=objective(5.0))
     assert (plain - heavy)[0].abs().max() > 1e-5
     torch.testing.assert_close(plain[1:, 1:], heavy[1:, 1:])
 

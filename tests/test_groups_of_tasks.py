@@ -235,9 +235,3 @@ def test_a_network_per_task_has_no_groups(settings: dict[str, Any]) -> None:
     model = MultiTaskClassifier("single_task", **settings, groups=INTERLEAVED)
     with pytest.raises(ValueError, match="network='single_task' has a network per task already"):
         model.fit(X, Y)
-
-
-def test_a_task_stays_with_the_one_that_selects_it(settings: dict[str, Any]) -> None:
-    model = MultiTaskClassifier(**settings, groups=INTERLEAVED, selected_by={"c": "b"})
-    with pytest.raises(ValueError, match="'c' is selected by 'b'; put both in the same group"):
-        model.fit(X, Y)

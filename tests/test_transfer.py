@@ -13,8 +13,8 @@ from sklearn.base import clone
 
 from riskmtl import DataSchema, LightGBMBaseline, MultiTaskClassifier, transfer_report
 from riskmtl.transfer import HELPED, HURT, TOO_FEW, UNDECIDED, _gains, alone_like
-from riskmtl.validation import validate
 from riskmtl.validation.comparison import auc_difference, bootstrap_differences
+from riskmtl.validation.sections.joint import joint
 
 SMALL: dict[str, Any] = {
     "network": "shared_bottom",
@@ -214,14 +214,9 @@ def test_it_can_be_read() -> None:
     assert str(few).splitlines()[1] == "fraud, roc_auc: too few events"
 
 
-def test_its_models_go_into_a_validation(
-    cards: pl.DataFrame, cards_schema: DataSchema, tmp_path: Path
-) -> None:
+def test_its_models_go_into_a_validation(cards: pl.DataFrame, cards_schema: DataSchema) -> None:
     model = MultiTaskClassifier(**SMALL, schema=cards_schema)
     report = transfer_report(cards[:300], model=model, X_test=cards[300:], metrics=["roc_auc"])
-    assert callable(validate)
-    from riskmtl.validation.sections.joint import joint
-
     found = joint(report.joint, cards[200:], challengers={"single_task": report.alone})
     heads = [finding.head for finding in found.findings]
     assert heads == ["default", "fraud"]

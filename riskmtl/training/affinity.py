@@ -7,7 +7,7 @@ pair of tasks and comparing it with each task alone.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from itertools import combinations
 from typing import Any
@@ -25,6 +25,8 @@ from riskmtl.training.fit import Trained, train
 from riskmtl.training.loss import task_losses
 from riskmtl.training.module import MultiTaskModule
 from riskmtl.training.rows import TaskPlan, TrainingRows
+
+Objective = Callable[[Tensor, Tensor, Tensor | None], Tensor]
 
 
 class LookaheadAffinity(pl.Callback):
@@ -68,7 +70,7 @@ class LookaheadAffinity(pl.Callback):
             y,
             weights,
             rate=trainer.optimizers[0].param_groups[0]["lr"],
-            positive_weight=pl_module.positive_weight,
+            objective=_objective(pl_module.plan, x.device),
         )
         seen = ~torch.isnan(found)
         found = torch.where(seen, found, torch.zeros_like(found))
@@ -97,7 +99,7 @@ def lookahead(
     weights: Tensor | None = None,
     *,
     rate: float,
-    positive_weight: Tensor | None = None,
+    objective: Objective,
 ) -> Tensor:
     """
     Affinity of tasks on one batch: relative fall of each loss after a shared step on each task.
@@ -112,8 +114,8 @@ def lookahead(
     weights : Tensor of shape (batch,), optional
     rate : float
         Of the step.
-    positive_weight : Tensor of shape (tasks,), optional
-        Factor on the events of each task.
+    objective : callable
+        Gives a loss per task from outputs ``(members, batch, tasks)``, `y` and `weights`.
 
     Returns
     -------
@@ -129,15 +131,7 @@ def lookahead(
     found = torch.full((tasks, tasks), torch.nan, dtype=torch.float64, device=y.device)
 
     def losses(parameters: dict[str, Tensor]) -> Tensor:
-        outputs = functional_call(network, parameters, (x,), {"pooled": False})
-        members = len(outputs)  # (members, batch, tasks)
-        return task_losses(
-            outputs.flatten(0, 1),
-            y.repeat(members, 1),
-            None if weights is None else weights.repeat(members),
-            positive_weight=positive_weight,
-            regression=network.regression,
-        )
+        return objective(functional_call(network, parameters, (x,), {"pooled": False}), y, weights)
 
     modes = {module: module.training for module in network.modules()}
     network.eval()
@@ -163,6 +157,24 @@ def lookahead(
         for module, mode in modes.items():
             module.training = mode
     return found
+
+
+def _objective(plan: TaskPlan, device: torch.device) -> Objective:
+    """The losses of a training."""
+    positive_weight = torch.tensor(plan.positive_weights, device=device)
+    regression = torch.tensor(plan.regression, device=device)
+
+    def losses(outputs: Tensor, y: Tensor, weights: Tensor | None) -> Tensor:
+        members = len(outputs)  # (members, batch, tasks)
+        return task_losses(
+            outputs.flatten(0, 1),
+            y.repeat(members, 1),
+            None if weights is None else weights.repeat(members),
+            positive_weight=positive_weight,
+            regression=regression,
+        )
+
+    return losses
 
 
 def _shared_parts(network: nn.Module) -> dict[str, tuple[Tensor, Tensor]]:
