@@ -69,9 +69,9 @@ class Affinity:
             )
 
     def to_frame(self) -> pl.DataFrame:
-        """A line per task that is trained on, ``from``, and a column per task that it helps."""
+        """A line per task that a step or a training is on, and a column per task it helps."""
         return pl.DataFrame(
-            {"from": list(self.tasks)}
+            {"trained on": list(self.tasks)}
             | {task: self.matrix[:, i] for i, task in enumerate(self.tasks)}
         )
 

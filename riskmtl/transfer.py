@@ -171,6 +171,8 @@ def transfer_report(
     _require_settings(metrics, level, fits, test_share)
     if X_test is None and y_test is not None:
         raise ValueError("y_test was given without X_test: give both, or neither")
+    if X_test is not None and y_test is None and joint.schema is None:
+        raise ValueError("X_test was given without y_test, and no schema reads labels from it")
     seed = joint._seed()
     joint.set_params(random_state=seed)
     train, test = _parts(joint, X, y, X_test, y_test, test_share)

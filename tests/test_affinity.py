@@ -350,7 +350,7 @@ def test_a_schema_says_what_the_labels_are(cards: pl.DataFrame, cards_schema: Da
     found = task_affinity(cards, model=model, every=2)
     assert found.tasks == ("default", "fraud")
     assert np.isfinite(found.matrix).all()
-    assert found.to_frame().columns == ["from", "default", "fraud"]
+    assert found.to_frame().columns == ["trained on", "default", "fraud"]
     assert "affinity of tasks (gradient)" in str(found)
     assert "<table" in found._repr_html_()
     assert not hasattr(model, "model_")

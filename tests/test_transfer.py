@@ -232,6 +232,7 @@ def test_its_models_go_into_a_validation(cards: pl.DataFrame, cards_schema: Data
         ({"fits": 0}, "fits is 0: ask for at least 1"),
         ({"test_share": 1}, "test_share must lie between 0 and 1, got 1"),
         ({"y_test": Y}, "y_test was given without X_test"),
+        ({"X_test": X}, "X_test was given without y_test, and no schema"),
         ({"X": X[:80], "y": Y[:80]}, "80 rows are too few to hold some out: give X_test"),
         ({"y": Y.select("fraud")}, "transfer is between tasks: give labels of at least two"),
         ({"model": MultiTaskClassifier("single_task")}, "model trains no tasks together"),
