@@ -6,6 +6,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from riskmtl.affinity import group_tasks, task_affinity
     from riskmtl.baseline import LightGBMBaseline, LogisticBaseline
     from riskmtl.encoding import FeatureEncoder
     from riskmtl.estimator import MultiTaskClassifier
@@ -14,6 +15,7 @@ if TYPE_CHECKING:
     from riskmtl.schema import DataSchema
     from riskmtl.schema_file import load_schema
     from riskmtl.simulate import simulate_portfolio
+    from riskmtl.transfer import transfer_report
 
 __version__ = "0.1.0"
 
@@ -25,9 +27,12 @@ _HOME = {
     "LogisticBaseline": "riskmtl.baseline",
     "MultiTaskClassifier": "riskmtl.estimator",
     "RiskModel": "riskmtl.model",
+    "group_tasks": "riskmtl.affinity",
     "load_reasons": "riskmtl.explain.wording",
     "load_schema": "riskmtl.schema_file",
     "simulate_portfolio": "riskmtl.simulate",
+    "task_affinity": "riskmtl.affinity",
+    "transfer_report": "riskmtl.transfer",
 }
 
 __all__ = [
@@ -37,9 +42,12 @@ __all__ = [
     "LogisticBaseline",
     "MultiTaskClassifier",
     "RiskModel",
+    "group_tasks",
     "load_reasons",
     "load_schema",
     "simulate_portfolio",
+    "task_affinity",
+    "transfer_report",
 ]
 
 

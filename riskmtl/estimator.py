@@ -123,8 +123,9 @@ class MultiTaskClassifier(MultiTaskEstimator):
     decoder_units : sequence of int
         Layers of a decoder.
     groups : sequence of sequence of str, optional
-        Tasks that share a network, each task in one group; default: all share one. See
-        :func:`riskmtl.group_tasks`.
+        Tasks that share a network, such as ``[["default"], ["fraud", "takeover"]]``, each task in
+        one group; default: all share one. Networks of different groups are trained apart, but a
+        head with `few_events` may lean on heads of any group. See :func:`riskmtl.group_tasks`.
     linear_path : bool
         Whether a linear path leads from the embedded features to each head, beside the trunk; for
         outcomes that are nearly additive in the columns.
@@ -229,7 +230,9 @@ class MultiTaskClassifier(MultiTaskEstimator):
     history_ : polars.DataFrame
         Per epoch and task: training loss and validation metrics.
     best_epoch_ : int
-        The epoch whose weights were kept, from 0.
+        The epoch whose weights were kept, from 0; of several networks the latest.
+    best_epochs_ : dict
+        Task to the epoch whose weights were kept of its network.
     challenger_ : LightGBMBaseline
         Only with `challenger`.
     blend_weights_ : dict
@@ -407,8 +410,7 @@ class MultiTaskClassifier(MultiTaskEstimator):
         for name in _UNITS:
             units = getattr(self, name)
             # A body has at least one layer; a tower may have none but its last.
-            is_sequence = isinstance(units, Sequence) and not isinstance(units, str)
-            if not is_sequence or (name != "tower_units" and not units):
+            if not _is_sequence(units) or (name != "tower_units" and not units):
                 raise ValueError(f"{name} must be a sequence such as (128, 64), got {units!r}")
             for unit in units:
                 _require_count(name, unit)
@@ -432,6 +434,7 @@ class MultiTaskClassifier(MultiTaskEstimator):
             _mapping(name, getattr(self, name))
         self._check_schedule()
         self._check_regularisation()
+        self._check_groups()
         self._check_trainer_options()
 
     def _check_schedule(self) -> None:
@@ -460,6 +463,28 @@ class MultiTaskClassifier(MultiTaskEstimator):
                 raise ValueError(
                     f"penalties: {name!r} must be a finite number of at least 0, got {factor!r}"
                 )
+
+    def _check_groups(self) -> None:
+        if self.groups is None:
+            return
+        if self.network == "single_task":
+            raise ValueError(
+                "groups: network='single_task' has a network per task already; choose another "
+                "network, or leave groups out"
+            )
+        is_lists = _is_sequence(self.groups) and all(_is_sequence(group) for group in self.groups)
+        if not is_lists or not all(isinstance(t, str) for group in self.groups for t in group):
+            raise ValueError(
+                "groups must be lists of task names such as [['default'], ['fraud', 'takeover']], "
+                f"got {self.groups!r}"
+            )
+        if not self.groups or not all(self.groups):
+            raise ValueError(f"groups: each must hold a task, got {self.groups!r}")
+        seen: set[str] = set()
+        for task in (task for group in self.groups for task in group):
+            if task in seen:
+                raise ValueError(f"groups: task {task!r} comes up twice; keep it in one group")
+            seen.add(task)
 
     def _check_trainer_options(self) -> None:
         options = _mapping("trainer_options", self.trainer_options)
@@ -549,8 +574,8 @@ class MultiTaskClassifier(MultiTaskEstimator):
     def _learn(self, data: Prepared) -> tuple[Scorer, list[Head]]:
         from riskmtl.training.fit import train
 
-        shape = self._shape(len(data.rows.x))
         names = [task.name for task in data.tasks]
+        shape = replace(self._shape(len(data.rows.x)), groups=self._groups(names))
         plan = self._plan(data, names)
         trained = train(
             shape,
@@ -562,6 +587,7 @@ class MultiTaskClassifier(MultiTaskEstimator):
         )
         self.history_ = pl.DataFrame(trained.history, infer_schema_length=None)
         self.best_epoch_ = trained.best_epoch
+        self.best_epochs_ = dict(zip(names, trained.best_epochs, strict=True))
         scorer = NetworkScorer(
             trained.network,
             shape,
@@ -577,6 +603,20 @@ class MultiTaskClassifier(MultiTaskEstimator):
             raw = scorer.raw(data.validation.x)
             heads = borrowing(heads, raw, data.rows, data.validation, few=self.few_events)
         return scorer, heads
+
+    def _groups(self, names: Sequence[str]) -> tuple[tuple[int, ...], ...]:
+        """Positions of the tasks of each group, in the order of the tasks; none: all share."""
+        groups = [list(group) for group in self.groups or ()]
+        for task in (task for group in groups for task in group):
+            if task not in names:
+                raise ValueError(f"groups: {unknown_name('task', task, names)}")
+        alone = [name for name in names if not any(name in group for group in groups)]
+        if groups and alone:
+            raise ValueError(
+                f"groups: task {alone[0]!r} is in none; add it to one, or give it its own"
+            )
+        found = sorted(tuple(sorted(names.index(task) for task in group)) for group in groups)
+        return tuple(found) if len(found) > 1 else ()
 
     def _shape(self, rows: int) -> NetworkConfig:
         sizes = Sizes.make(rows)
@@ -725,6 +765,10 @@ def _mapping(name: str, given: Any) -> dict[str, Any]:
     if given is not None and not isinstance(given, Mapping):
         raise ValueError(f"{name} must be a mapping of names to values, got {given!r}")
     return dict(given or {})
+
+
+def _is_sequence(value: Any) -> bool:
+    return isinstance(value, Sequence) and not isinstance(value, str)
 
 
 def _require_count(name: str, value: Any) -> None:

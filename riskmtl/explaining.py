@@ -366,7 +366,8 @@ class ExplainerMixin(ABC):
         polars.DataFrame
             A line per level, head, expert and segment: ``weight``, the mean of the gate over rows
             and members; ``spread``, its standard deviation over the rows; ``rows``. An expert
-            that belongs to a head, or is shared, is called after it.
+            that belongs to a head, or is shared, is called after it; where heads are in groups,
+            such as ``"shared by fraud+takeover 1"``.
 
         Raises
         ------

@@ -79,7 +79,7 @@ def read_labels(y: Any, *, regression: Sequence[str] = ()) -> Labels:
     >>> labels.values.ravel(), labels.tasks[0].classes
     (array([ 0.,  1., nan]), ('no', 'yes'))
     """
-    frame, is_single = _label_frame(y)
+    frame, is_single = label_frame(y)
     for name in regression:
         if name not in frame.columns:
             raise ValueError("regression_tasks: " + unknown_name("task", name, frame.columns))
@@ -107,7 +107,7 @@ def encode_labels(y: Any, tasks: Sequence[TaskLabels]) -> NDArray[np.float64]:
     ValueError
         If a task is missing or a label is neither of its two classes.
     """
-    frame, is_single = _label_frame(y)
+    frame, is_single = label_frame(y)
     names = [task.name for task in tasks]
     if not is_single and not isinstance(y, (np.ndarray, list)):
         missing = [name for name in names if name not in frame.columns]
@@ -119,8 +119,21 @@ def encode_labels(y: Any, tasks: Sequence[TaskLabels]) -> NDArray[np.float64]:
     return _encode(frame.rename(dict(zip(frame.columns, names, strict=True))), tasks)
 
 
-def _label_frame(y: Any) -> tuple[pl.DataFrame, bool]:
-    """Labels as a frame with a column per task, and whether they came as one column."""
+def label_frame(y: Any) -> tuple[pl.DataFrame, bool]:
+    """
+    Labels of any form as a frame.
+
+    Parameters
+    ----------
+    y : as in :func:`read_labels`
+
+    Returns
+    -------
+    frame : polars.DataFrame
+        A column per task, with the values as they are.
+    is_single : bool
+        Whether they came as one column without a task axis.
+    """
     if isinstance(y, pl.Series) or nw.dependencies.is_into_series(y):
         series = nw.from_native(y, series_only=True)
         name = "y" if series.name in (None, "") else str(series.name)

@@ -90,10 +90,17 @@ class NetworkScorer:
 
     @property
     def networks(self) -> list[Network]:
-        """The networks whose outputs lie side by side; most often it is one."""
+        """The networks that share nothing; most often it is one."""
         if isinstance(self.network, Network):
             return [self.network]
         return [network for network in self.network.networks if isinstance(network, Network)]
+
+    @property
+    def places(self) -> list[int]:
+        """Where each head is among the outputs of all :attr:`networks` side by side."""
+        if isinstance(self.network, Network):
+            return list(range(len(self.regression)))
+        return self.network.places
 
     def raw(self, encoded: NDArray[np.float32] | Tensor) -> NDArray[np.float64]:
         """Map ``(rows, features)`` to ``(rows, heads)`` in micro-batches."""

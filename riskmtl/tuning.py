@@ -17,6 +17,7 @@ import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import combinations
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +32,7 @@ from riskmtl.estimator import MultiTaskClassifier
 from riskmtl.frames import as_frame
 from riskmtl.networks import TRUNKS
 from riskmtl.schema import DataSchema
+from riskmtl.training.balancing import BALANCING
 from riskmtl.training.callbacks import EpochReport
 
 try:
@@ -38,13 +40,22 @@ try:
 except ImportError as error:
     raise ImportError("tuning needs Optuna, an optional extra: install riskmtl[tune]") from error
 
-from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution
+from optuna.distributions import (
+    BaseDistribution,
+    CategoricalDistribution,
+    FloatDistribution,
+    distribution_to_json,
+)
 from optuna.storages import BaseStorage, InMemoryStorage, JournalStorage
 from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock
 from optuna.trial import FrozenTrial, Trial, TrialState
 
 _NAME = "riskmtl"  # of the study in its journal
 _UNITS = ("expert_units", "shared_units")
+# Some that need no other package, add little to a step, and weigh losses in unlike ways.
+_BALANCINGS = ("sum", "uncertainty", "dwa", "famo", "geometric_mean")
+_ALL_PARTITIONS = 4  # tasks of which all partitions are searched
+_SPACE = "search space"  # in the fingerprint
 # Parameters that belong to one training, not to all trials of a search.
 _OF_ONE_TRAINING = ("schema", "callbacks", "logger", "checkpoint_dir")
 _STATES = {
@@ -71,7 +82,9 @@ class Tuned:
     trials : polars.DataFrame
         One row per trial: ``number``, ``state`` (complete, pruned or failed), ``score`` (null if
         it failed), ``epochs`` (null where a network per task was trained), ``seconds``, ``error``,
-        and what was drawn. ``width`` is a factor on the default units of experts and bottom.
+        and what was drawn. ``width`` is a factor on the default units of experts and bottom;
+        ``groups`` such as ``"default | fraud+takeover"`` counts for nothing where the network is
+        ``single_task``, and neither does ``balancing``.
     """
 
     parameters: dict[str, Any]
@@ -96,9 +109,11 @@ def tune(
     Search parameters of :class:`riskmtl.MultiTaskClassifier` for the best validation score.
 
     Searched are the network, its width, its members, the linear path, the learning rate, dropout,
-    dropout on the embedded features, and where there are several tasks a factor on the automatic
-    weight of each. Trials that fall behind the median of the earlier ones are cut short, but for
-    those of independent networks.
+    dropout on the embedded features, and where there are several tasks the balancing of their
+    losses and a factor on the automatic weight of each. Where there are three or more, it is
+    searched too which of them have a network together: all partitions of up to four tasks; of more,
+    all together, each one apart, and each pair apart. Trials that fall behind the median of the
+    earlier ones are cut short, but for those of independent networks.
 
     Parameters
     ----------
@@ -180,12 +195,18 @@ class _Search:
     space: Mapping[str, BaseDistribution]
     defaults: Mapping[str, Any]
     observed: Mapping[str, float]
+    partitions: Mapping[str, list[list[str]]]
 
     def parameters(self, drawn: Mapping[str, Any]) -> dict[str, Any]:
         """Parameters of the estimator for what a trial drew."""
         found = {name: _short(value) for name, value in drawn.items()}
         if found.get("learning_rate") == _short(self.rate):
             found["learning_rate"] = "auto"
+        if found.get("network") == "single_task":
+            found.pop("groups", None)
+            found.pop("balancing", None)
+        if (name := found.pop("groups", None)) is not None and len(self.partitions[name]) > 1:
+            found["groups"] = self.partitions[name]
         if (width := found.pop("width", None)) is not None:
             for name, units in self.units.items():
                 found[name] = [max(1, round(unit * width)) for unit in units]
@@ -201,11 +222,12 @@ class _Search:
         """Train with what was drawn, and return the best validation score."""
         parameters = self.parameters(drawn)
         # The epochs of networks that train one after another are no course of one trial.
-        alone = parameters.get("network") == "single_task"
+        is_alone = parameters.get("network") == "single_task"
+        is_apart = is_alone or len(parameters.get("groups") or ()) > 1
         model = MultiTaskClassifier(
             **{**parameters, "challenger": None, "calibrate": False, "verbose": False},
             schema=self.schema,
-            callbacks=[] if alone else [EpochReport(report)],
+            callbacks=[] if is_apart else [EpochReport(report)],
         )
         model.fit(self.train, X_val=self.validation)
         return _best_score(model)
@@ -233,7 +255,8 @@ def _search(
     rows = train.height - held_out
     training = model._training(rows, seed=0)
     rate = training.learning_rate
-    space = _space([task.name for task in schema.tasks], rate, settings)
+    names = [task.name for task in schema.tasks]
+    space = _space(names, rate, settings)
     if not space:
         raise ValueError("fixed: leaves no parameter to search, fix fewer")
     # The width and the tasks' weights are factors; of 1, the weights stay automatic.
@@ -243,6 +266,7 @@ def _search(
         "learning_rate": rate,
         "members": model._shape(rows).members,
         "embedding_decay": training.embedding_decay,
+        "groups": _said([names]),
     }
     defaults |= {name: value for name, value in automatic.items() if name in space}
     units = {name: getattr(model, name) for name in _UNITS}
@@ -260,16 +284,18 @@ def _search(
         space,
         defaults,
         observed,
+        {_said(groups): groups for groups in _partitions(names)},
     )
 
 
 def _space(
     tasks: Sequence[str], rate: float, settings: Mapping[str, Any]
 ) -> dict[str, BaseDistribution]:
+    # With one task, a network per task is the shared bottom; with given groups, it has none.
+    may_be_alone = len(tasks) > 1 and settings.get("groups") is None
     space: dict[str, BaseDistribution] = {
-        # With one task, a network per task is the shared bottom.
         "network": CategoricalDistribution(
-            [name for name in TRUNKS if len(tasks) > 1 or name != "single_task"]
+            [name for name in TRUNKS if may_be_alone or name != "single_task"]
         ),
         "members": CategoricalDistribution([1, 2, 4, 8]),
         "linear_path": CategoricalDistribution([False, True]),
@@ -278,12 +304,59 @@ def _space(
         "feature_dropout": FloatDistribution(0.0, 0.3),
         "embedding_decay": FloatDistribution(0.0, 10.0),
     }
+    if settings.get("network") != "single_task":
+        balancings = [name for name in _BALANCINGS if name in BALANCING]
+        if len(tasks) > 1 and len(balancings) > 1 and "balancing_options" not in settings:
+            space["balancing"] = CategoricalDistribution(balancings)
+        if len(tasks) > 2:
+            space["groups"] = CategoricalDistribution([_said(g) for g in _partitions(tasks)])
     space = {name: values for name, values in space.items() if name not in settings}
     if not any(name in settings for name in _UNITS):
         space["width"] = FloatDistribution(0.5, 2.0, log=True)
     if len(tasks) > 1 and "task_weights" not in settings:
         space |= {_weight_of(task): FloatDistribution(0.3, 3.0, log=True) for task in tasks}
     return space
+
+
+def _partitions(tasks: Sequence[str]) -> list[list[list[str]]]:
+    """
+    Groups to choose from, all tasks together first.
+
+    Each by itself is not among them: that is what ``single_task`` is for.
+    """
+    if len(tasks) <= _ALL_PARTITIONS:
+        found = [groups for groups in _all_partitions(tasks) if len(groups) < max(2, len(tasks))]
+        return sorted(found, key=len)
+    apart = [{task} for task in tasks] + [set(pair) for pair in combinations(tasks, 2)]
+    return [
+        [list(tasks)],
+        *(
+            # The group of the first task comes first.
+            sorted(
+                ([t for t in tasks if t in own], [t for t in tasks if t not in own]),
+                key=lambda group: tasks.index(group[0]),
+            )
+            for own in apart
+        ),
+    ]
+
+
+def _all_partitions(tasks: Sequence[str]) -> list[list[list[str]]]:
+    if not tasks:
+        return [[]]
+    first, *rest = tasks
+    found = []
+    for groups in _all_partitions(rest):
+        found.append([[first], *groups])
+        found += [
+            [[first, *group], *groups[:i], *groups[i + 1 :]] for i, group in enumerate(groups)
+        ]
+    return found
+
+
+def _said(groups: Sequence[Sequence[str]]) -> str:
+    """Such as "default | fraud+takeover"."""
+    return " | ".join("+".join(group) for group in groups)
 
 
 def _weight_of(task: str) -> str:
@@ -297,7 +370,7 @@ def _short(value: Any) -> Any:
 
 def _best_score(model: MultiTaskClassifier) -> float:
     """
-    Score of the kept epoch, as the module computes it.
+    Score of the kept epochs, as the module computes it.
 
     Independent networks have a best epoch each.
     """
@@ -307,11 +380,22 @@ def _best_score(model: MultiTaskClassifier) -> float:
         raise ValueError(
             "no task has both classes among the validation rows: tuning has nothing to go by"
         )
-    if model.network == "single_task":
-        scores = seen.group_by("task", maintain_order=True).agg(monitor.max())
-        return float(scores.select(monitor.mean()).item())
-    scores = seen.group_by("epoch", maintain_order=True).agg(monitor.mean())
-    return float(scores.select(monitor.max()).item())
+    tasks = seen["task"].unique(maintain_order=True).to_list()
+    groups = [[t] for t in tasks] if model.network == "single_task" else model.groups or [tasks]
+    kept = []
+    for group in groups:
+        epochs = (
+            seen.filter(pl.col("task").is_in(list(group)))
+            .group_by("epoch", maintain_order=True)
+            .agg(monitor)
+        )
+        best: list[float] = max(epochs[monitor.meta.output_name()].to_list(), key=_mean, default=[])
+        kept += best
+    return _mean(kept)
+
+
+def _mean(values: Sequence[float]) -> float:
+    return float(np.mean(values))
 
 
 # ---- the trials ----------------------------------------------------------------------------------
@@ -470,6 +554,7 @@ def _fingerprint(search: _Search, fixed: dict[str, Any], seed: int) -> dict[str,
         "fixed parameters": fixed,
         "seed": seed,
         "version of riskmtl": __version__,
+        _SPACE: {name: distribution_to_json(values) for name, values in search.space.items()},
     }
 
 
@@ -482,6 +567,8 @@ def _require_same_search(
         study.set_user_attr("fingerprint", fingerprint)
         return
     changed = [name for name in fingerprint if noted.get(name) != fingerprint[name]]
+    if len(changed) > 1 and _SPACE in changed:
+        changed.remove(_SPACE)  # It follows from the others.
     if changed:
         raise ValueError(
             f"{journal}: belongs to another search (other {', '.join(changed)}); choose another "

@@ -66,6 +66,11 @@ def drawn(tuned: Tuned) -> Frame:
     return tuned.trials.drop("seconds")
 
 
+def balancings() -> list[str]:
+    """Those that are searched."""
+    return [name for name in tuning._BALANCINGS if name in tuning.BALANCING]
+
+
 def without(*names: str) -> dict[str, Any]:
     return {name: value for name, value in QUICK.items() if name not in names}
 
@@ -143,6 +148,7 @@ def test_fixed_parameters_are_not_searched(
     assert tuned.trials.columns == [
         *("number", "state", "score", "epochs", "seconds", "error"),
         *("linear_path", "learning_rate", "feature_dropout", "embedding_decay"),
+        *(["balancing"] if len(balancings()) > 1 else []),
     ]
     assert fixed.items() <= tuned.parameters.items()
     # The challenger is for the training to come: no trial needs one.
@@ -198,6 +204,122 @@ def test_one_task_has_no_weight_and_no_network_of_its_own(cards: Frame) -> None:
     tuned = tune(table, schema=schema, trials=12, fixed=without("network") | {"epochs": 1})
     assert "single_task" not in tuned.trials["network"].to_list()
     assert not [name for name in tuned.trials.columns if name.startswith("task_weight")]
+
+
+# ---- which tasks have a network together ---------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def three(cards: Frame) -> tuple[Frame, DataSchema]:
+    """A table with three tasks."""
+    table = cards.with_columns(old=(pl.col("age") > 50).cast(pl.Int8))
+    schema = DataSchema(
+        name="cards",
+        columns=(Column("amount", "number", "numeric"), Column("country", "string", "categorical")),
+        tasks=(
+            Task("fraud", label="is_fraud"),
+            Task("old", label="old"),
+            Task("abroad", label="online"),
+        ),
+    )
+    return table.select("amount", "country", "is_fraud", "old", "online"), schema
+
+
+def test_partitions_of_few_tasks_are_all_but_each_by_itself() -> None:
+    assert tuning._partitions(["a"]) == [[["a"]]]
+    assert tuning._partitions(["a", "b"]) == [[["a", "b"]]]
+    said = [tuning._said(groups) for groups in tuning._partitions(["a", "b", "c"])]
+    assert said[0] == "a+b+c"
+    assert sorted(said[1:]) == ["a | b+c", "a+b | c", "a+c | b"]
+    # Bell's number of 4 is 15.
+    assert len(tuning._partitions(["a", "b", "c", "d"])) == 14
+
+
+@pytest.mark.parametrize("count", [2, 3, 4, 5, 7])
+def test_each_partition_is_one_of_all_tasks(count: int) -> None:
+    tasks = [f"task {i}" for i in range(count)]
+    found = tuning._partitions(tasks)
+    assert found[0] == [tasks]
+    for groups in found:
+        assert sorted(task for group in groups for task in group) == tasks
+    said = [tuning._said(groups) for groups in found]
+    assert len(set(said)) == len(said)
+    if count > 4:
+        assert len(found) == 1 + count + count * (count - 1) // 2
+
+
+def test_groups_are_searched_from_three_tasks_on(
+    three: tuple[Frame, DataSchema], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = failing(monkeypatch, 0, AssertionError())
+    fixed = without("network") | {"epochs": 1, "expert_units": [4]}
+    tuned = tune(three[0], schema=three[1], trials=8, fixed=fixed, seed=2)
+    together = "fraud+old+abroad"
+    assert tuned.trials["groups"][0] == together
+    apart = 0
+    for parameters, row in zip(made, tuned.trials.iter_rows(named=True), strict=True):
+        if row["groups"] == together or row["network"] == "single_task":
+            assert parameters.get("groups") is None
+        else:
+            assert tuning._said(parameters["groups"]) == row["groups"]
+            apart += row["state"] == "complete"
+    assert apart > 0
+    assert json.loads(json.dumps(tuned.parameters)) == tuned.parameters
+    monkeypatch.undo()
+    model = MultiTaskClassifier(schema=three[1], **tuned.parameters).fit(three[0])
+    assert tuning._best_score(model) == pytest.approx(tuned.score)
+
+
+def test_the_score_of_groups_is_that_of_their_best_epochs(
+    three: tuple[Frame, DataSchema],
+) -> None:
+    fixed = {**QUICK, "epochs": 3, "groups": [["abroad", "fraud"], ["old"]]}
+    tuned = tune(three[0], schema=three[1], trials=1, fixed=fixed)
+    assert "groups" not in tuned.trials.columns
+    model = MultiTaskClassifier(schema=three[1], **fixed, random_state=0).fit(three[0])
+    kept = model.history_.filter(
+        pl.col("epoch") == pl.col("task").replace_strict(model.best_epochs_)
+    )
+    assert kept.height == 3
+    assert tuned.score == pytest.approx(kept["val_log_loss_skill"].mean())
+    assert tuned.trials["epochs"].to_list() == [None]
+
+
+def test_given_groups_leave_no_network_per_task(three: tuple[Frame, DataSchema]) -> None:
+    names = [task.name for task in three[1].tasks]
+    groups = {"groups": [["fraud"], ["old", "abroad"]]}
+    assert "single_task" in tuning._space(names, 0.01, {})["network"].choices
+    assert "single_task" not in tuning._space(names, 0.01, groups)["network"].choices
+    alone = tuning._space(names, 0.01, {"network": "single_task"})
+    assert not {"groups", "balancing"} & set(alone)
+
+
+def test_balancing_is_searched_among_those_there_are(
+    three: tuple[Frame, DataSchema], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    names = [task.name for task in three[1].tasks]
+    registry = dict.fromkeys(["sum", "static", "uncertainty", "pcgrad"])
+    monkeypatch.setattr(tuning, "BALANCING", registry)
+    assert tuning._space(names, 0.01, {})["balancing"].choices == ("sum", "uncertainty")
+    for fixed in ({"balancing": "sum"}, {"balancing_options": {}}, {"network": "single_task"}):
+        assert "balancing" not in tuning._space(names, 0.01, fixed)
+    assert "balancing" not in tuning._space(names[:1], 0.01, {})
+    search = tuning._search(three[0], None, three[1], {"random_state": 0})
+    assert search.defaults["balancing"] == "sum"
+    drawn = {**search.defaults, "network": "mmoe", "balancing": "uncertainty"}
+    assert search.parameters(drawn)["balancing"] == "uncertainty"
+    assert "balancing" not in search.parameters({**drawn, "network": "single_task"})
+
+
+def test_a_journal_of_another_space_is_refused(
+    search: Callable[..., Tuned], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    journal = tmp_path / "journal"
+    fixed = without("network")
+    search(trials=1, fixed=fixed, journal=journal)
+    monkeypatch.setattr(tuning, "TRUNKS", ["ple", "mmoe", "shared_bottom"])
+    with pytest.raises(ValueError, match=r"another search \(other search space\)"):
+        search(trials=2, fixed=fixed, journal=journal)
 
 
 def test_without_validation_rows_the_estimator_holds_some_out(

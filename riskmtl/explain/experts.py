@@ -41,22 +41,22 @@ def gate_use(
     ValueError
         If the model has no gates, or there are no rows.
     """
-    network, scorer = _gated_network(model)
+    networks, scorer = _gated_networks(model)
     if not len(encoded):
         raise ValueError("there are no rows: gates differ from row to row")
-    names = [head.task for head in model.heads]
-    parts = [_weights(network, rows) for rows in _batches(scorer, encoded)]
-    streams = _streams(network, encoded[:1], scorer)
     frames = []
-    for level, stream in enumerate(streams):
-        weights = np.concatenate([part[level] for part in parts], axis=1)
-        lines = [
-            (level + 1, _name(gate, names), expert, weights[gate, :, position])
-            for gate in range(len(weights))
-            for position, expert in enumerate(_expert_names(stream, names))
-            if stream[position] in (gate, len(names)) or gate == len(names)
-        ]
-        frames += [_by_segment(*line, segments) for line in lines]
+    for network, names in networks:
+        parts = [_weights(network, rows) for rows in _batches(scorer, encoded)]
+        streams = _streams(network, encoded[:1], scorer)
+        for level, stream in enumerate(streams):
+            weights = np.concatenate([part[level] for part in parts], axis=1)
+            lines = [
+                (level + 1, names[gate], expert, weights[gate, :, position])
+                for gate in range(len(weights))
+                for position, expert in enumerate(_expert_names(stream, names))
+                if stream[position] in (gate, len(names) - 1) or gate == len(names) - 1
+            ]
+            frames += [_by_segment(*line, segments) for line in lines]
     return pl.concat(frames)
 
 
@@ -94,47 +94,65 @@ def expert_columns(
     \rVert`, over all members; each row meets four background rows. Columns that an expert uses
     only together share no credit here: this is no Shapley value.
     """
-    network, scorer = _gated_network(model)
+    networks, scorer = _gated_networks(model)
     if not len(encoded):
         raise ValueError("there are no rows: experts differ from row to row")
     generator = np.random.default_rng(seed)
     drawn = generator.integers(len(background), size=(_PAIRS, len(encoded)))
-    names = [head.task for head in model.heads]
-    streams = _streams(network, encoded[:1], scorer)
-    moves: list[list[NDArray[np.float64]]] = [[] for _ in streams]
+    features = [column.name for column in model.encoder.columns_]
+    frames = []
+    for network, names in networks:
+        streams = _streams(network, encoded[:1], scorer)
+        moves = _moves(network, scorer, encoded, background[drawn])
+        frames += [
+            _by_column(level + 1, _expert_names(stream, names), move, features)
+            for level, (stream, move) in enumerate(zip(streams, moves, strict=True))
+        ]
+    return pl.concat(frames)
+
+
+def _moves(
+    network: Network,
+    scorer: NetworkScorer,
+    encoded: NDArray[np.float32],
+    partners: NDArray[np.float32],
+) -> list[NDArray[np.float64]]:
+    """
+    How far each column moves each expert of each level, ``(columns, experts, rows)``.
+
+    Mean over the partners, ``(pairs, rows, columns)``.
+    """
     at_rows = _responses(network, scorer, encoded)
+    moves: list[list[NDArray[np.float64]]] = [[] for _ in at_rows]
     for column in range(encoded.shape[1]):
-        moved = [np.zeros((len(stream), len(encoded))) for stream in streams]
-        for partner in drawn:
+        moved = [np.zeros(response.shape[:2]) for response in at_rows]
+        for partner in partners:
             changed = encoded.copy()
-            changed[:, column] = background[partner, column]
+            changed[:, column] = partner[:, column]
             for level, response in enumerate(_responses(network, scorer, changed)):
                 difference = np.linalg.norm(response - at_rows[level], axis=-1)
-                moved[level] += difference / _PAIRS
+                moved[level] += difference / len(partners)
         for level, move in enumerate(moved):
             moves[level].append(move)
-    features = [column.name for column in model.encoder.columns_]
-    return pl.concat(
-        [
-            _by_column(level + 1, _expert_names(streams[level], names), np.stack(m), features)
-            for level, m in enumerate(moves)
-        ]
-    )
+    return [np.stack(level) for level in moves]
 
 
-def _gated_network(model: RiskModel) -> tuple[Network, NetworkScorer]:
+def _gated_networks(model: RiskModel) -> tuple[list[tuple[Network, list[str]]], NetworkScorer]:
+    """Each network, with the names of its tasks and of what these share."""
     scorer = model.parts().get(NetworkScorer.name, model).scorer
     if not isinstance(scorer, NetworkScorer):
         raise _no_gates(scorer.name)
-    if not isinstance(scorer.network, Network):
-        if scorer.shape.network == "single_task":
-            raise _no_gates("single_task")
-        raise ValueError("groups of tasks have no gates in common: train without groups")
     anything = torch.zeros(1, len(scorer.cardinalities), device=scorer.device)
     with torch.inference_mode():
-        if not scorer.network.gated(anything):
-            raise _no_gates(scorer.shape.network)
-    return scorer.network, scorer
+        has_gates = all(network.gated(anything) for network in scorer.networks)
+    if not has_gates:
+        raise _no_gates(scorer.shape.network)
+    names = [head.task for head in model.heads]
+    if isinstance(scorer.network, Network):
+        return [(scorer.network, [*names, SHARED])], scorer
+    tasks = [[names[task] for task in group] for group in scorer.network.groups]
+    shared = [[*group, f"{SHARED} by {'+'.join(group)}"] for group in tasks]
+    return list(zip(scorer.networks, shared, strict=True)), scorer
 
 
 def _no_gates(kind: str) -> ValueError:
@@ -181,14 +199,10 @@ def _streams(network: Network, row: NDArray[np.float32], scorer: NetworkScorer) 
     return [level.stream.tolist() for level in levels]
 
 
-def _name(stream: int, tasks: Sequence[str]) -> str:
-    return tasks[stream] if stream < len(tasks) else SHARED
-
-
-def _expert_names(stream: Sequence[int], tasks: Sequence[str]) -> list[str]:
+def _expert_names(stream: Sequence[int], names: Sequence[str]) -> list[str]:
     """Such as "fraud 1" and "shared 2"."""
     return [
-        f"{_name(owner, tasks)} {1 + list(stream[:position]).count(owner)}"
+        f"{names[owner]} {1 + list(stream[:position]).count(owner)}"
         for position, owner in enumerate(stream)
     ]
 

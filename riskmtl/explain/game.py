@@ -154,7 +154,8 @@ def mixtures_of(
     chosen = positions_of(model, heads)
 
     def finish(raw: NDArray[np.float64]) -> NDArray[np.float64]:
-        return _on_scale(model.finished(raw, calibrated=calibrated)[:, chosen], scale)
+        found = model.finished(raw[:, scorer.places], calibrated=calibrated)
+        return _on_scale(found[:, chosen], scale)
 
     return MixedLayers(
         answers,

@@ -115,9 +115,9 @@ class MixedLayers(Mixtures):
     function, rows, background, groups
         As for :class:`Mixtures`.
     networks : sequence of Network
-        In evaluation mode; their outputs side by side are the raw outputs.
+        In evaluation mode.
     finish : callable
-        Maps raw outputs to those of the function.
+        Maps the networks' outputs side by side to those of the function.
     most : int
         Mixtures to be computed at once.
     threads : int

@@ -45,9 +45,8 @@ def path_values(
     """
     x = torch.from_numpy(rows).to(scorer.device)
     compared = torch.from_numpy(background).to(scorer.device)
-    return np.concatenate(
-        [_of_network(n, x, compared, scorer.rows) for n in scorer.networks], axis=-1
-    )
+    parts = [_of_network(n, x, compared, scorer.rows) for n in scorer.networks]
+    return np.concatenate(parts, axis=-1)[..., scorer.places]
 
 
 def _of_network(

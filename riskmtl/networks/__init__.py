@@ -265,6 +265,11 @@ class IndependentNetworks(nn.Module):
     networks : sequence of Network
     groups : sequence of sequence of int, optional
         Positions of the tasks of each network; default: the next one for each.
+
+    Attributes
+    ----------
+    places : list of int
+        Where each task is among the outputs of all networks side by side.
     """
 
     def __init__(
@@ -273,14 +278,13 @@ class IndependentNetworks(nn.Module):
         super().__init__()
         self.networks = nn.ModuleList(networks)
         self.groups = [list(group) for group in groups or [[i] for i in range(len(networks))]]
+        order = [task for group in self.groups for task in group]
+        self.places = [order.index(task) for task in range(len(order))]
 
     def forward(self, x: Tensor) -> Tensor:
         """Map encoded rows ``(batch, features)`` to one number per head, ``(batch, tasks)``."""
         found = torch.cat([network(x) for network in self.networks], dim=1)
-        order = [task for group in self.groups for task in group]
-        if order == sorted(order):
-            return found
-        return found[:, [order.index(task) for task in range(len(order))]]
+        return found if self.places == sorted(self.places) else found[:, self.places]
 
     def cut(self, members: int) -> IndependentNetworks:
         """A copy with the first members of each network only."""

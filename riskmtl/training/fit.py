@@ -51,16 +51,21 @@ class Trained:
     network : Module
     history : list of dict
         Per epoch and task: training loss and validation metrics.
-    best_epoch : int
-        The epoch whose weights these are, from 0; for independent networks that of the last.
+    best_epochs : tuple of int
+        The epoch whose weights each task has, from 0; the same for those of one network.
     seconds : float
         Wall time.
     """
 
     network: Network | IndependentNetworks
     history: list[dict[str, Any]]
-    best_epoch: int
+    best_epochs: tuple[int, ...]
     seconds: float
+
+    @property
+    def best_epoch(self) -> int:
+        """The epoch whose weights these are; of several networks the latest."""
+        return max(self.best_epochs)
 
 
 def train(
@@ -106,10 +111,12 @@ def train(
                 shape, cardinalities, own_plan, own, rows.only(group), validation.only(group)
             )
         )
+    network = IndependentNetworks([part.network for part in parts], groups).eval()
+    epochs = [epoch for part in parts for epoch in part.best_epochs]
     return Trained(
-        network=IndependentNetworks([part.network for part in parts], groups).eval(),
+        network=network,
         history=[row for part in parts for row in part.history],
-        best_epoch=parts[-1].best_epoch,
+        best_epochs=tuple(epochs[place] for place in network.places),
         seconds=sum(part.seconds for part in parts),
     )
 
@@ -170,7 +177,7 @@ def _train_one(
         trained = Network(cardinalities, len(plan.names), shape, regression=plan.regression)
         trained.load_state_dict(best.weights)
     seconds = time.perf_counter() - started
-    return Trained(trained.eval(), module.history, best.epoch, seconds)
+    return Trained(trained.eval(), module.history, (best.epoch,) * len(plan.names), seconds)
 
 
 def _trainer(

@@ -143,7 +143,7 @@ class Penalties:
 
 def _penalty(name: str, outputs: Tensor, trace: Trace | None) -> Tensor:
     if name == "order":
-        from riskmtl.networks.aitm import order_penalty  # type: ignore[import-not-found]
+        from riskmtl.networks.aitm import order_penalty
 
         found: Tensor = order_penalty(outputs)
         return found

@@ -9,11 +9,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from statistics import NormalDist
 from typing import Any
 
 import numpy as np
+import polars as pl
 from numpy.typing import NDArray
 
 from riskmtl.errors import unknown_name
@@ -21,6 +22,15 @@ from riskmtl.validation.curves import FIGURES
 from riskmtl.validation.ranges import require_count, require_level
 
 Array = NDArray[np.float64]
+
+# Metrics whose intervals are drawn.
+DRAWN = (
+    "average_precision",
+    "brier",
+    "log_loss",
+    "recall_at_1pct_fpr",
+    "recall_at_5pct_fpr",
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +62,11 @@ class Difference:
     def to_dict(self) -> dict[str, Any]:
         """Plain values by name, as for a JSON file or a row of a table."""
         return asdict(self)
+
+
+_COLUMNS = {
+    field.name: pl.String if field.name == "metric" else pl.Float64 for field in fields(Difference)
+}
 
 
 def auc_difference(
@@ -135,13 +150,7 @@ def bootstrap_differences(
     first: NDArray[Any],
     second: NDArray[Any],
     *,
-    metrics: Sequence[str] = (
-        "average_precision",
-        "brier",
-        "log_loss",
-        "recall_at_1pct_fpr",
-        "recall_at_5pct_fpr",
-    ),
+    metrics: Sequence[str] = DRAWN,
     draws: int = 1000,
     level: float = 0.95,
     seed: int = 0,
@@ -163,7 +172,7 @@ def bootstrap_differences(
         Probabilities of an event, of one fit or of several of the same model. The models may have
         different numbers of fits.
     metrics : sequence of str
-        Some of the default ones; each is that of :mod:`riskmtl.metrics`.
+        Some of :data:`DRAWN`; each is that of :mod:`riskmtl.metrics`.
     draws : int
         Number of draws, at least one.
     level : float
@@ -231,6 +240,69 @@ def bootstrap_differences(
         )
         for metric, our_mean, their_mean, gap in zip(metrics, *means, gaps.T, strict=True)
     ]
+
+
+def compare_heads(
+    heads: Sequence[str],
+    labels: NDArray[Any],
+    first: NDArray[Any],
+    second: NDArray[Any],
+    *,
+    metrics: Sequence[str],
+    draws: int = 1000,
+    level: float = 0.95,
+    seed: int = 0,
+) -> pl.DataFrame:
+    """
+    Compare two models head by head on the same rows.
+
+    Parameters
+    ----------
+    heads : sequence of str
+        Names of the heads.
+    labels : ndarray of shape (rows, heads)
+        0, 1, or NaN for not observed.
+    first, second : ndarray of shape (rows, heads) or (fits, rows, heads)
+        Probabilities of an event, of one fit or of several of the same model.
+    metrics : sequence of str
+        ``roc_auc``, compared by :func:`auc_difference`, or one of :func:`bootstrap_differences`.
+    draws, seed : int
+        Of the bootstrap.
+    level : float
+        Confidence of each interval.
+
+    Returns
+    -------
+    polars.DataFrame
+        A line per metric and head: ``head``, the fields of :class:`Difference`, and ``adjusted
+        p``, the p-value adjusted for the heads (:func:`holm`).
+
+    Examples
+    --------
+    >>> labels = np.array([[1.0], [1.0], [0.0], [0.0]])
+    >>> first, second = labels * 0.5 + 0.25, np.full((4, 1), 0.5)
+    >>> compare_heads(["fraud"], labels, first, second, metrics=["roc_auc"])["estimate"].item()
+    0.5
+    """
+    drawn = [metric for metric in metrics if metric != "roc_auc"]
+    found: dict[str, list[dict[str, Any]]] = {metric: [] for metric in metrics}
+    for position, head in enumerate(heads):
+        pair = labels[:, position], first[..., position], second[..., position]
+        differences = []
+        if "roc_auc" in found:
+            differences.append(auc_difference(*pair, level=level))
+        if drawn:
+            differences += bootstrap_differences(
+                *pair, metrics=drawn, draws=draws, level=level, seed=seed
+            )
+        for difference in differences:
+            found[difference.metric].append({"head": head, **difference.to_dict()})
+    shape = {"head": pl.String, **_COLUMNS}
+    tables = [pl.DataFrame(lines, schema=shape) for lines in found.values()]
+    return pl.concat(
+        table.with_columns(pl.Series("adjusted p", holm(table["p_value"].to_list()), pl.Float64))
+        for table in tables
+    )
 
 
 def holm(p_values: Sequence[float]) -> list[float]:

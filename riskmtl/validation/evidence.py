@@ -16,7 +16,7 @@ from riskmtl.errors import unknown_name
 from riskmtl.frames import as_frame
 from riskmtl.model import RiskModel
 from riskmtl.schema import Checked, DataSchema
-from riskmtl.validation.comparison import auc_difference, bootstrap_differences, holm
+from riskmtl.validation.comparison import DRAWN, compare_heads
 from riskmtl.validation.criteria import Criterion
 from riskmtl.validation.explained import Explained, explained
 from riskmtl.validation.result import Finding, Question, Result, Verdict
@@ -233,24 +233,23 @@ class Evidence:
         return self._compared[name]
 
     def _compare(self, name: str) -> pl.DataFrame:
-        lines = []
-        tasks = [task for task in self.tasks if self.has_enough(task)]
-        # So that the intervals of all heads hold at once (Bonferroni).
-        level = 1 - 0.05 / max(1, len(tasks))
-        for position, task in enumerate(self.tasks):
-            if task in tasks:
-                pair = *self.of(task), self.contenders[name][:, position]
-                found = [
-                    auc_difference(*pair, level=level),
-                    *bootstrap_differences(*pair, draws=_DRAWS, seed=self.settings.seed),
-                ]
-                lines += [{"head": task, "challenger": name, **f.to_dict()} for f in found]
-        if not lines:
+        columns = [i for i, task in enumerate(self.tasks) if self.has_enough(task)]
+        if not columns:
             return pl.DataFrame(schema=dict.fromkeys(("head", "challenger", "metric"), pl.String))
-        table = pl.DataFrame(lines).rename({"first": "model", "second": "theirs"})
-        return pl.concat(
-            part.with_columns(pl.Series("adjusted p", holm(part["p_value"].to_list())))
-            for _, part in table.group_by("metric", maintain_order=True)
+        tasks = [self.tasks[column] for column in columns]
+        models = self.rows.scores[:, columns], self.contenders[name][:, columns]
+        rows = tasks, self.rows.labels[:, columns], *models
+        options: dict[str, Any] = {"draws": _DRAWS, "seed": self.settings.seed}
+        # So that the intervals of all heads hold at once (Bonferroni).
+        level = 1 - 0.05 / len(columns)
+        table = pl.concat(
+            [
+                compare_heads(*rows, metrics=["roc_auc"], level=level),
+                compare_heads(*rows, metrics=DRAWN, **options),
+            ]
+        )
+        return table.rename({"first": "model", "second": "theirs"}).select(
+            "head", pl.lit(name).alias("challenger"), pl.exclude("head")
         )
 
     def of(self, task: str) -> tuple[Array, Array]:
