@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import copy
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -16,7 +14,6 @@ from polars.testing import assert_frame_equal
 from riskmtl import MultiTaskClassifier
 from riskmtl.explain.experts import expert_columns, gate_use
 from riskmtl.model import RiskModel
-from riskmtl.networks import IndependentNetworks
 from riskmtl.schema import Split
 
 
@@ -144,13 +141,6 @@ def test_mmoe_shares_all_its_experts(cards: pl.DataFrame, tiny: dict[str, Any]) 
     ]
     assert found.height == 2 * experts
     assert model.expert_columns(X.head(1))["error"].is_nan().all()
-
-
-def test_gates_of_groups_are_not_one(deep: MultiTaskClassifier) -> None:
-    scorer = copy.copy(deep.model_.scorer)
-    scorer.network = IndependentNetworks([deep.model_.scorer.network], [[0, 1]])
-    with pytest.raises(ValueError, match="groups of tasks have no gates in common"):
-        gate_use(replace(deep.model_, scorer=scorer), deep.model_.background[:2], ["a", "a"])
 
 
 def test_sparse_gates_leave_experts_out(cards: pl.DataFrame, tiny: dict[str, Any]) -> None:
