@@ -154,11 +154,15 @@ class MultiTaskClassifier(MultiTaskEstimator):
         most, so that each observed label counts alike, and a head with few of them learns from the
         shared part instead of disturbing it.
     balancing : str
-        How the tasks' losses become one: ``"sum"``, ``"static"``, and more; see
-        :mod:`riskmtl.training.balancing` for weights of losses and
-        :mod:`riskmtl.training.conflict` for those of gradients.
+        How the tasks' losses become one. By weights of the losses: ``"sum"``, ``"static"`` (those
+        of `task_weights`, 1 where none is given), ``"uncertainty"``, ``"dwa"``, ``"random"``,
+        ``"geometric_mean"``, ``"famo"``, ``"gradnorm"``; by weights of the gradients where these
+        conflict: ``"pcgrad"``, ``"gradvac"``, ``"cagrad"``, ``"mgda"``, ``"nash_mtl"``,
+        ``"fairgrad"``, ``"aligned_mtl"``, ``"upgrad"``, ``"dual_proj"``, ``"imtl_g"``, for which
+        install ``riskmtl[balancing]``. See :mod:`riskmtl.training.balancing`.
     balancing_options : mapping, optional
-        Keyword arguments of the balancing.
+        Keyword arguments of the balancing, such as ``{"temperature": 1.0}`` for ``"dwa"`` and
+        ``{"c": 0.4, "at": "representation", "every": 10}`` for ``"cagrad"``.
     penalties : mapping of str to float, optional
         Factor on each penalty; see :mod:`riskmtl.training.penalties`.
     schedule : {"joint", "round_robin", "by_size", "by_uncertainty"}
@@ -424,7 +428,19 @@ class MultiTaskClassifier(MultiTaskEstimator):
         if not isinstance(self.event_weight, str):
             _mapping("event_weight", self.event_weight)
         _mapping("task_weights", self.task_weights)
+        self._check_balancing()
         self._check_trainer_options()
+
+    def _check_balancing(self) -> None:
+        from riskmtl.training.balancing import check_balancing
+
+        options = _mapping("balancing_options", self.balancing_options)
+        check_balancing(self.balancing, options)
+        if self.balancing == "static" and not self.task_weights:
+            raise ValueError(
+                "balancing='static' takes the weights from task_weights: give one task or more, "
+                "such as task_weights={'fraud': 2.0}"
+            )
 
     def _check_trainer_options(self) -> None:
         options = _mapping("trainer_options", self.trainer_options)
@@ -610,6 +626,8 @@ class MultiTaskClassifier(MultiTaskEstimator):
 
         observed = (~np.isnan(data.rows.y)).mean(axis=0)
         shares = [float(share) for share in observed / observed.max()]
+        if self.balancing == "static":
+            shares = [1.0] * len(names)
         weights = _per_task("task_weights", self.task_weights, names, shares)
         if self.event_weight == "balanced":
             factors = [_balance(data.rows.y[:, i]) for i in range(len(names))]

@@ -11,11 +11,13 @@ import torch
 from torch import Tensor, nn
 
 from riskmtl.metrics import METRICS
-from riskmtl.training.balancing import make_balancing
+from riskmtl.networks import Trace
+from riskmtl.training.balancing import make_balancing, require_one_process
 from riskmtl.training.batches import Batch, epoch_seed
 from riskmtl.training.config import TrainingConfig
 from riskmtl.training.loss import task_losses
 from riskmtl.training.processes import mean_over_processes
+from riskmtl.training.randomness import RandomState
 from riskmtl.training.rows import TaskPlan
 
 VALIDATED = ("log_loss", "log_loss_skill", "roc_auc", "average_precision")
@@ -60,6 +62,8 @@ class MultiTaskModule(pl.LightningModule):
         self._reweights = any(weight != 1 for weight in plan.positive_weights)
         self._over_processes: Callable[[Tensor], Tensor] | None = None
         self._loss_sums: Tensor | None = None
+        self._steps = 0
+        self._before = RandomState()
         self._outputs: list[Tensor] = []
         self._labels: list[Tensor] = []
         self._weights: list[Tensor] = []
@@ -79,6 +83,8 @@ class MultiTaskModule(pl.LightningModule):
                 is_embedding = name.startswith("embedding.")
                 decay = config.embedding_decay if is_embedding else config.weight_decay
             groups.setdefault(decay, []).append(parameter)
+        for parameter in self.balancing.parameters():
+            groups.setdefault(0.0, []).append(parameter)
         optimizer = torch.optim.AdamW(
             [{"params": group, "weight_decay": decay} for decay, group in groups.items()],
             lr=config.learning_rate,
@@ -109,7 +115,10 @@ class MultiTaskModule(pl.LightningModule):
 
     def on_train_start(self) -> None:
         """Find out whether others train along."""
+        require_one_process(self.config, self.balancing, self.trainer.world_size)
         self._over_processes = mean_over_processes if self.trainer.world_size > 1 else None
+        self.balancing.over_processes = self._over_processes
+        self._steps = self.trainer.global_step
 
     def on_train_epoch_start(self) -> None:
         """Seed the epoch, so that a resumed run repeats it to the bit."""
@@ -117,11 +126,37 @@ class MultiTaskModule(pl.LightningModule):
             epoch_seed(self.config.seed, self.current_epoch, self.trainer.global_rank)
         )
         self._loss_sums = None
+        # The same in all processes, and another than batches are drawn by.
+        self.balancing.start_epoch(epoch_seed(self.config.seed, self.current_epoch, -1))
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """What one batch gives to be minimised."""
+        if self.balancing.looks_back:
+            self._before = RandomState.of(self.device)
+        losses, present, shared = self._task_losses(batch)
+        seen = losses.detach()
+        self._loss_sums = seen if self._loss_sums is None else self._loss_sums + seen
+        return self.balancing(losses, present, shared)
+
+    def backward(self, loss: Tensor, *args: Any, **kwargs: Any) -> None:
+        """Let the balancing say how the gradients of the tasks become one."""
+        self.balancing.backward(loss, self.network)
+
+    def on_train_batch_end(self, outputs: Any, batch: Batch, batch_idx: int) -> None:
+        """Show the balancing what a step did to the losses, if it asks."""
+        if not self.balancing.looks_back or self.trainer.global_step == self._steps:
+            return
+        self._steps = self.trainer.global_step
+        with self._before.again(), torch.no_grad(), self.trainer.precision_plugin.forward_context():
+            losses, present, _ = self._task_losses(batch)
+        self.balancing.look_back(losses, present)
+
+    def _task_losses(self, batch: Batch) -> tuple[Tensor, Tensor, Tensor | None]:
+        """Losses, whether the batch observes each task, and what all share if that is asked for."""
         x, y, weights = batch
-        outputs = self.network(x, pooled=False)  # (members, batch, tasks)
+        trace = Trace() if self.balancing.wants_shared else None
+        # (members, batch, tasks)
+        outputs = self.network(x, pooled=False, trace=trace)
         members = len(outputs)
         losses = task_losses(
             outputs.flatten(0, 1),
@@ -132,9 +167,7 @@ class MultiTaskModule(pl.LightningModule):
             regression=self.regression if self._has_regression else None,
             over_processes=self._over_processes,
         )
-        seen = losses.detach()
-        self._loss_sums = seen if self._loss_sums is None else self._loss_sums + seen
-        return self.balancing(losses, ~torch.isnan(y).all(0))
+        return losses, ~torch.isnan(y).all(0), None if trace is None else trace.shared
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         """Keep outputs and labels of one batch for the end of the epoch."""
