@@ -435,7 +435,8 @@ class MultiTaskClassifier(MultiTaskEstimator):
         from riskmtl.training.balancing import check_balancing
 
         options = _mapping("balancing_options", self.balancing_options)
-        check_balancing(self.balancing, options)
+        compiled = self.compile and self.network != "single_task"
+        check_balancing(self.balancing, options, compiled=compiled)
         if self.balancing == "static" and not self.task_weights:
             raise ValueError(
                 "balancing='static' takes the weights from task_weights: give one task or more, "

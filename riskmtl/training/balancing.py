@@ -53,7 +53,7 @@ BALANCING: Mapping[str, type[Balancing]] = {
 }
 
 
-def check_balancing(name: str, options: Mapping[str, Any]) -> None:
+def check_balancing(name: str, options: Mapping[str, Any], *, compiled: bool = False) -> None:
     """
     Refuse a balancing that is not known, and options that it does not take.
 
@@ -62,11 +62,14 @@ def check_balancing(name: str, options: Mapping[str, Any]) -> None:
     name : str
     options : mapping
         Keyword arguments of the balancing.
+    compiled : bool
+        Whether the network is to be compiled.
 
     Raises
     ------
     ValueError
-        If there is no such balancing, no such option, or an option has no possible value.
+        If there is no such balancing, no such option, an option has no possible value, or the
+        balancing does not go with a compiled network.
     ImportError
         If the balancing needs a package that is not installed.
 
@@ -88,6 +91,8 @@ def check_balancing(name: str, options: Mapping[str, Any]) -> None:
             raise ValueError(f"balancing_options: {message}")
     # What else can be wrong is known where it is made.
     BALANCING[name](torch.ones(2), **options)
+    if compiled:
+        _require_compiling(name)
 
 
 def options_of(name: str) -> list[str]:
@@ -129,6 +134,8 @@ def make_balancing(config: TrainingConfig, plan: TaskPlan) -> Balancing:
     if len(plan.names) == 1:
         return Balancing(weights)
     made = BALANCING[config.balancing]
+    if config.compile:
+        _require_compiling(config.balancing)
     if made is weighing.Uncertainty:
         return weighing.Uncertainty(weights, torch.tensor(plan.regression))
     return made(weights, **config.balancing_options)
@@ -156,3 +163,14 @@ def require_one_process(config: TrainingConfig, balancing: Balancing, processes:
         f"balancing={config.balancing!r} needs the whole batch in one process; with several use "
         f"one of {', '.join(fit)}"
     )
+
+
+def _require_compiling(name: str) -> None:
+    # Several passes backwards through one compiled graph can give wrong gradients without a word:
+    # torch takes a graph from its cache on disk that was compiled for one pass, which reuses what
+    # the second would need.
+    if not BALANCING[name].compiles:
+        raise ValueError(
+            f"balancing={name!r} takes the gradient of each task by itself, which a compiled "
+            "network does not allow; use compile=False"
+        )

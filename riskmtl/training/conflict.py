@@ -3,12 +3,13 @@ Weights of the tasks' gradients, from how these lie to one another.
 
 Each task has a gradient with respect to what the tasks share. Their inner products, one small
 matrix, say how long each gradient is and which ones pull against each other; the methods here
-(TorchJD's, but for GradNorm) turn that matrix into a weight per task, and a step follows the
-weighted sum.
+(TorchJD's, but for GradNorm and Nash-MTL) turn that matrix into a weight per task, and a step
+follows the weighted sum.
 
 Every method is measured by the plain sum: where gradients are equally long and at the same angle to
-one another, none of them wider than a right one, all weights are 1. So learning rate and clipping
-mean the same; what is clipped is the weighted sum. The losses are multiplied by ``task_weights``
+one another, no wider than a right one, all weights are 1 (Aligned-MTL's are smaller in between the
+right angle and none). So learning rate and clipping mean the same; what is clipped is the weighted
+sum. The losses are multiplied by ``task_weights``
 beforehand. What a task has for itself, such as its tower, keeps its plain gradient. A task that no
 row of a batch observes has no gradient there: it is left out of the matrix, and keeps its weight.
 
@@ -46,6 +47,9 @@ from riskmtl.training.weighing import (
 
 AT = ("parameters", "representation")
 
+# Where gradients are opposite there is no bargain, and Newton's steps would go on for ever.
+_NEWTON_STEPS = 50
+
 
 class GradientWeighing(Weighing):
     """
@@ -66,6 +70,7 @@ class GradientWeighing(Weighing):
     """
 
     trains_in_processes = False
+    compiles = False
     weighs_own: ClassVar[bool] = False
 
     weights: Tensor
@@ -109,7 +114,9 @@ class GradientWeighing(Weighing):
 
     def forward(self, losses: Tensor, present: Tensor, shared: Tensor | None = None) -> Tensor:
         """Keep the losses for :meth:`backward`; what is given has no gradient from them."""
-        if self.wants_shared and shared is None:
+        if not self.wants_shared:
+            shared = None
+        elif shared is None:
             raise ValueError(
                 "balancing_options: this way of sharing has no representation that all tasks "
                 "share; use at='parameters'"
@@ -238,6 +245,44 @@ class GradNorm(GradientWeighing):
         moved = self.adam(weights, gradient, present).clamp_min(1e-3)
         kept = (weights * present).sum() / (moved * present).sum()
         return torch.where(present, moved * kept, weights)
+
+
+class NashMTL(GradientWeighing):
+    r"""
+    The bargain whose gains are proportionally fair (Navon et al. 2022, equation 3).
+
+    The weights solve :math:`G \alpha = 1 / \alpha`, and are then made to add up to the number of
+    tasks: the paper's own scale depends on the lengths of the gradients.
+
+    Parameters
+    ----------
+    task_weights : Tensor of shape (tasks,)
+        How loud a task is has no say here, and so these have none for what is shared.
+    at, every
+        As for :class:`GradientWeighing`.
+
+    Notes
+    -----
+    The equation is where :math:`\alpha^\top G \alpha / 2 - \sum_t \log \alpha_t` is least.
+    That is convex and self-concordant, so damped Newton steps find it to the last digits, where the
+    paper goes through a series of approximations.
+    """
+
+    def solve(self, gramian: Tensor, losses: Tensor, tasks: Sequence[int]) -> Tensor:
+        """Newton steps from equal weights."""
+        # With unit lengths the numbers stay near 1; the equation scales along.
+        lengths = gramian.diagonal().sqrt()
+        cosines = gramian / lengths / lengths.unsqueeze(1)
+        weights = torch.ones_like(lengths)
+        for _ in range(_NEWTON_STEPS):
+            slope = cosines @ weights - 1 / weights
+            step = torch.linalg.solve(cosines + torch.diag(weights**-2), slope)
+            decrement = (slope @ step).clamp_min(0).sqrt()
+            weights = weights - step / (1 + decrement)
+            if decrement < 1e-9:
+                break
+        weights = weights / lengths
+        return weights * (len(weights) / weights.sum())
 
 
 class Surgery(GradientWeighing):
@@ -428,48 +473,6 @@ class MGDA(Surgery):
             "max_iters": count("max_iters", max_iters),
         }
         super().__init__(task_weights, at=at, every=every, options=options)
-
-
-class NashMTL(Surgery):
-    r"""
-    The bargain whose gains are proportionally fair (Navon et al. 2022, algorithm 1).
-
-    The weights solve :math:`G \alpha = 1 / \alpha`, and are then made to add up to the number of
-    tasks: the paper's own scale depends on the lengths of the gradients.
-
-    Parameters
-    ----------
-    task_weights : Tensor of shape (tasks,)
-    optim_niter : int
-        Most rounds of the solver.
-    at, every
-        As for :class:`GradientWeighing`.
-    """
-
-    def __init__(
-        self,
-        task_weights: Tensor,
-        *,
-        optim_niter: int = 20,
-        at: str = "parameters",
-        every: int = 1,
-    ) -> None:
-        options = {"optim_niter": count("optim_niter", optim_niter)}
-        super().__init__(task_weights, at=at, every=every, options=options)
-
-    def make(self, aggregation: Any, tasks: int) -> Callable[[Tensor], Tensor]:
-        """TorchJD weighs by a matrix of gradients here: a square root of the Gramian is one."""
-        weighting = aggregation.NashMTL(tasks, max_norm=0.0, **self.options).weighting
-
-        def of_gramian(gramian: Tensor) -> Tensor:
-            values, vectors = torch.linalg.eigh(gramian)
-            return weighting(vectors * values.clamp_min(0).sqrt())
-
-        return of_gramian
-
-    def scaled(self, weights: Tensor) -> Tensor:
-        """Add up to the number of tasks."""
-        return weights * (len(weights) / weights.sum())
 
 
 class FairGrad(Surgery):

@@ -38,6 +38,8 @@ class Balancing(nn.Module):
         Whether :meth:`look_back` wants the losses of the same batch after the step.
     trains_in_processes : bool
         Whether what it does in several processes is what it would do in one.
+    compiles : bool
+        Whether it goes with a compiled network.
     over_processes : callable, optional
         Where several processes train together: maps a tensor to its mean over them.
 
@@ -50,6 +52,7 @@ class Balancing(nn.Module):
 
     looks_back: ClassVar[bool] = False
     trains_in_processes: ClassVar[bool] = True
+    compiles: ClassVar[bool] = True
 
     task_weights: Tensor
 
@@ -248,8 +251,8 @@ class DynamicWeightAverage(Weighing):
     Weights by how fast the losses fall (Liu et al. 2019, equation 7).
 
     :math:`\lambda_t = T \, \mathrm{softmax}(r / \tau)_t`, where :math:`r_t` is the mean loss of the
-    last epoch over that of the one before. Until there are two, the ratio is 1; so it is after an
-    epoch that did not observe the task.
+    last epoch over that of the one before. A task that one of them did not observe has weight 1,
+    and is not among the :math:`T`.
 
     Parameters
     ----------
@@ -292,8 +295,9 @@ class DynamicWeightAverage(Weighing):
             return
         self.past = torch.stack([self.loss_sums / self.loss_counts, self.past[0]])
         ratios = self.past[0] / self.past[1]
-        ratios = torch.where(ratios.isfinite(), ratios, torch.ones_like(ratios))
-        self.weights = len(ratios) * torch.softmax(ratios / self.temperature, 0)
+        known = ratios.isfinite()
+        weights = softmax_over(ratios / self.temperature, known) * known.sum()
+        self.weights = torch.where(known, weights, torch.ones_like(weights))
         self.loss_sums = torch.zeros_like(self.loss_sums)
         self.loss_counts = torch.zeros_like(self.loss_counts)
 
