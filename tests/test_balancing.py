@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 import pytest
+import pytorch_lightning
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -422,6 +423,12 @@ def test_several_processes_take_what_needs_no_whole_batch() -> None:
         else:
             with pytest.raises(ValueError, match=f"{name!r} needs the whole batch in one process"):
                 require_one_process(config, balancing, 2)
+
+
+def test_a_training_in_several_processes_asks(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pytorch_lightning.Trainer, "world_size", 2)
+    with pytest.raises(ValueError, match="'famo' needs the whole batch in one process; with sever"):
+        fit(balancing="famo")
 
 
 @pytest.mark.parametrize("name", ["uncertainty", "random"])
