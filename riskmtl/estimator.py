@@ -156,11 +156,15 @@ class MultiTaskClassifier(MultiTaskEstimator):
         most, so that each observed label counts alike, and a head with few of them learns from the
         shared part instead of disturbing it.
     balancing : str
-        How the tasks' losses become one: ``"sum"``, ``"static"``, and more; see
-        :mod:`riskmtl.training.balancing` for weights of losses and
-        :mod:`riskmtl.training.conflict` for those of gradients.
+        How the tasks' losses become one. By weights of the losses: ``"sum"``, ``"static"`` (those
+        of `task_weights`, 1 where none is given), ``"uncertainty"``, ``"dwa"``, ``"random"``,
+        ``"geometric_mean"``, ``"famo"``, ``"gradnorm"``; by weights of the gradients where these
+        conflict: ``"pcgrad"``, ``"gradvac"``, ``"cagrad"``, ``"mgda"``, ``"nash_mtl"``,
+        ``"fairgrad"``, ``"aligned_mtl"``, ``"upgrad"``, ``"dual_proj"``, ``"imtl_g"``, for which
+        install ``riskmtl[balancing]``. See :mod:`riskmtl.training.balancing`.
     balancing_options : mapping, optional
-        Keyword arguments of the balancing.
+        Keyword arguments of the balancing, such as ``{"temperature": 1.0}`` for ``"dwa"`` and
+        ``{"c": 0.4, "at": "representation", "every": 10}`` for ``"cagrad"``.
     penalties : mapping of str to float, optional
         Factor on each penalty; see :mod:`riskmtl.training.penalties`.
     schedule : {"joint", "round_robin", "by_size", "by_uncertainty"}
@@ -432,6 +436,7 @@ class MultiTaskClassifier(MultiTaskEstimator):
             _mapping("event_weight", self.event_weight)
         for name in ("task_weights", "warm_up", "balanced_events", "selected_by", "penalties"):
             _mapping(name, getattr(self, name))
+        self._check_balancing()
         self._check_schedule()
         self._check_regularisation()
         self._check_groups()
@@ -485,6 +490,18 @@ class MultiTaskClassifier(MultiTaskEstimator):
             if task in seen:
                 raise ValueError(f"groups: task {task!r} comes up twice; keep it in one group")
             seen.add(task)
+
+    def _check_balancing(self) -> None:
+        from riskmtl.training.balancing import check_balancing
+
+        options = _mapping("balancing_options", self.balancing_options)
+        compiled = self.compile and self.network != "single_task"
+        check_balancing(self.balancing, options, compiled=compiled)
+        if self.balancing == "static" and not self.task_weights:
+            raise ValueError(
+                "balancing='static' takes the weights from task_weights: give one task or more, "
+                "such as task_weights={'fraud': 2.0}"
+            )
 
     def _check_trainer_options(self) -> None:
         options = _mapping("trainer_options", self.trainer_options)
@@ -691,6 +708,8 @@ class MultiTaskClassifier(MultiTaskEstimator):
         labels = as_learned(data.rows, by, self.selection).y
         observed = (~np.isnan(labels)).mean(axis=0)
         shares = [float(share) for share in observed / observed.max()]
+        if self.balancing == "static":
+            shares = [1.0] * len(names)
         weights = _per_task("task_weights", self.task_weights, names, shares)
         nothing, once = [0.0] * len(names), [1.0] * len(names)
         if self.event_weight == "balanced":

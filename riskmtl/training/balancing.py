@@ -1,56 +1,119 @@
-"""How the losses of the tasks become the one number that a step minimises."""
+"""
+How the losses of the tasks become the one number that a step minimises.
+
+================= ================================================== =================
+name              class                                              cost of a step
+================= ================================================== =================
+``sum``           :class:`~riskmtl.training.weighing.Balancing`      1
+``static``        the same, with the user's weights                  1
+``uncertainty``   :class:`~riskmtl.training.weighing.Uncertainty`    about 1
+``dwa``           ``weighing.DynamicWeightAverage``                  about 1
+``random``        :class:`~riskmtl.training.weighing.RandomWeights`  about 1
+``geometric_mean`` :class:`~riskmtl.training.weighing.GeometricMean` about 1
+``famo``          :class:`~riskmtl.training.weighing.FAMO`           a forward pass more
+================= ================================================== =================
+
+All others, ``gradnorm`` among them, look at the gradient of each task; see
+:mod:`riskmtl.training.conflict`.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
+from inspect import Parameter, signature
+from typing import Any
 
 import torch
-from torch import Tensor, nn
 
+from riskmtl.errors import unknown_name
+from riskmtl.training import conflict, weighing
 from riskmtl.training.config import TrainingConfig
 from riskmtl.training.rows import TaskPlan
+from riskmtl.training.weighing import Balancing
+
+BALANCING: Mapping[str, type[Balancing]] = {
+    "sum": Balancing,
+    "static": weighing.Static,
+    "uncertainty": weighing.Uncertainty,
+    "dwa": weighing.DynamicWeightAverage,
+    "random": weighing.RandomWeights,
+    "geometric_mean": weighing.GeometricMean,
+    "famo": weighing.FAMO,
+    "gradnorm": conflict.GradNorm,
+    "pcgrad": conflict.PCGrad,
+    "gradvac": conflict.GradVac,
+    "cagrad": conflict.CAGrad,
+    "mgda": conflict.MGDA,
+    "nash_mtl": conflict.NashMTL,
+    "fairgrad": conflict.FairGrad,
+    "aligned_mtl": conflict.AlignedMTL,
+    "upgrad": conflict.UPGrad,
+    "dual_proj": conflict.DualProj,
+    "imtl_g": conflict.IMTLG,
+}
 
 
-class Balancing(nn.Module):
+def check_balancing(name: str, options: Mapping[str, Any], *, compiled: bool = False) -> None:
     """
-    The sum of the tasks' losses, each with its weight; base of all that weigh otherwise.
+    Refuse a balancing that is not known, and options that it does not take.
 
     Parameters
     ----------
-    task_weights : Tensor of shape (tasks,)
-        Factor on each task's loss, whatever a subclass makes of it.
+    name : str
+    options : mapping
+        Keyword arguments of the balancing.
+    compiled : bool
+        Whether the network is to be compiled.
+
+    Raises
+    ------
+    ValueError
+        If there is no such balancing, no such option, an option has no possible value, or the
+        balancing does not go with a compiled network.
+    ImportError
+        If the balancing needs a package that is not installed.
 
     Examples
     --------
-    >>> balancing = Balancing(torch.tensor([1.0, 0.5]))
-    >>> balancing(torch.tensor([3.0, 2.0]), torch.tensor([True, True])).item()
-    4.0
+    >>> check_balancing("dwa", {"temprature": 1.0})
+    Traceback (most recent call last):
+    ValueError: balancing_options: unknown option of 'dwa' 'temprature': did you mean
+    'temperature'? Valid: temperature
     """
-
-    task_weights: Tensor
-
-    def __init__(self, task_weights: Tensor) -> None:
-        super().__init__()
-        self.register_buffer("task_weights", task_weights)
-
-    def forward(self, losses: Tensor, present: Tensor) -> Tensor:
-        """
-        Turn losses into what is minimised.
-
-        Parameters
-        ----------
-        losses : Tensor of shape (tasks,)
-        present : Tensor of bool, shape (tasks,)
-            Whether any row of the batch observes the task; if none does, its loss is 0.
-
-        Returns
-        -------
-        Tensor of shape ()
-        """
-        return (losses * self.task_weights).sum()
+    if name not in BALANCING:
+        raise ValueError(unknown_name("balancing", name, BALANCING))
+    valid = options_of(name)
+    for option in options:
+        if not valid:
+            raise ValueError(f"balancing_options: balancing={name!r} takes none, got {option!r}")
+        if option not in valid:
+            message = unknown_name(f"option of {name!r}", option, valid)
+            raise ValueError(f"balancing_options: {message}")
+    # What else can be wrong is known where it is made.
+    BALANCING[name](torch.ones(2), **options)
+    if compiled:
+        _require_compiling(name)
 
 
-BALANCING: Mapping[str, Callable[..., Balancing]] = {"sum": Balancing}
+def options_of(name: str) -> list[str]:
+    """
+    The options that a balancing takes.
+
+    Parameters
+    ----------
+    name : str
+
+    Returns
+    -------
+    list of str
+
+    Examples
+    --------
+    >>> options_of("cagrad"), options_of("sum")
+    (['c', 'at', 'every'], [])
+    """
+    parameters = signature(BALANCING[name]).parameters.values()
+    return [found.name for found in parameters if found.kind is Parameter.KEYWORD_ONLY]
 
 
 def make_balancing(config: TrainingConfig, plan: TaskPlan) -> Balancing:
@@ -65,5 +128,49 @@ def make_balancing(config: TrainingConfig, plan: TaskPlan) -> Balancing:
     Returns
     -------
     Balancing
+        The plain sum where there is one task alone: there is nothing to weigh.
     """
-    return BALANCING[config.balancing](torch.tensor(plan.weights), **config.balancing_options)
+    weights = torch.tensor(plan.weights)
+    if len(plan.names) == 1:
+        return Balancing(weights)
+    made = BALANCING[config.balancing]
+    if config.compile:
+        _require_compiling(config.balancing)
+    if made is weighing.Uncertainty:
+        return weighing.Uncertainty(weights, torch.tensor(plan.regression))
+    return made(weights, **config.balancing_options)
+
+
+def require_one_process(config: TrainingConfig, balancing: Balancing, processes: int) -> None:
+    """
+    Refuse a balancing that would do something else in several processes than in one.
+
+    Parameters
+    ----------
+    config : TrainingConfig
+    balancing : Balancing
+    processes : int
+
+    Raises
+    ------
+    ValueError
+        If it needs the losses or gradients of the whole batch in one place.
+    """
+    if processes == 1 or balancing.trains_in_processes:
+        return
+    fit = [name for name, made in BALANCING.items() if made.trains_in_processes]
+    raise ValueError(
+        f"balancing={config.balancing!r} needs the whole batch in one process; with several use "
+        f"one of {', '.join(fit)}"
+    )
+
+
+def _require_compiling(name: str) -> None:
+    # Several passes backwards through one compiled graph can give wrong gradients without a word:
+    # torch takes a graph from its cache on disk that was compiled for one pass, which reuses what
+    # the second would need.
+    if not BALANCING[name].compiles:
+        raise ValueError(
+            f"balancing={name!r} takes the gradient of each task by itself, which a compiled "
+            "network does not allow; use compile=False"
+        )

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from riskmtl.metrics import METRICS
 from riskmtl.networks import Network, Trace
-from riskmtl.training.balancing import make_balancing
+from riskmtl.training.balancing import make_balancing, require_one_process
 from riskmtl.training.batches import Batch, epoch_seed
 from riskmtl.training.config import TrainingConfig
 from riskmtl.training.freezing import FrozenSlices, not_of
@@ -20,6 +20,7 @@ from riskmtl.training.mixup import Mix, draw_mix
 from riskmtl.training.objective import Objective
 from riskmtl.training.penalties import Penalties
 from riskmtl.training.processes import mean_over_processes
+from riskmtl.training.randomness import RandomState
 from riskmtl.training.rows import TaskPlan
 from riskmtl.training.warm_up import warm_up_factors, warmed
 
@@ -70,6 +71,8 @@ class MultiTaskModule(pl.LightningModule):
         self._over_processes: Callable[[Tensor], Tensor] | None = None
         self._loss_sums: Tensor | None = None
         self._present: list[Tensor] = []
+        self._steps = 0
+        self._before = RandomState()
         self._outputs: list[Tensor] = []
         self._labels: list[Tensor] = []
         self._weights: list[Tensor] = []
@@ -89,6 +92,8 @@ class MultiTaskModule(pl.LightningModule):
                 is_embedding = name.startswith("embedding.")
                 decay = config.embedding_decay if is_embedding else config.weight_decay
             groups.setdefault(decay, []).append(parameter)
+        for parameter in self.balancing.parameters():
+            groups.setdefault(0.0, []).append(parameter)
         optimizer = torch.optim.AdamW(
             [{"params": group, "weight_decay": decay} for decay, group in groups.items()],
             lr=config.learning_rate,
@@ -127,7 +132,10 @@ class MultiTaskModule(pl.LightningModule):
 
     def on_train_start(self) -> None:
         """Find out whether others train along."""
+        require_one_process(self.config, self.balancing, self.trainer.world_size)
         self._over_processes = mean_over_processes if self.trainer.world_size > 1 else None
+        self.balancing.over_processes = self._over_processes
+        self._steps = self.trainer.global_step
 
     def on_train_epoch_start(self) -> None:
         """Seed the epoch, so that a resumed run repeats it to the bit."""
@@ -136,18 +144,36 @@ class MultiTaskModule(pl.LightningModule):
         )
         self._loss_sums = None
         self._present.clear()
+        # The same in all processes, and another than batches are drawn by.
+        self.balancing.start_epoch(epoch_seed(self.config.seed, self.current_epoch, -1))
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """What one batch gives to be minimised."""
+        if self.balancing.looks_back:
+            self._before = RandomState.of(self.device)
         losses, present, outputs, trace = self._task_losses(batch)
         self._note(losses.detach(), present)
         losses, present = self._warmed(losses, present, batch_idx)
-        return self.balancing(losses, present) + self.penalties(outputs, trace)
+        shared = None if trace is None else trace.shared
+        return self.balancing(losses, present, shared) + self.penalties(outputs, trace)
+
+    def backward(self, loss: Tensor, *args: Any, **kwargs: Any) -> None:
+        """Let the balancing say how the gradients of the tasks become one."""
+        self.balancing.backward(loss, self.network)
+
+    def on_train_batch_end(self, outputs: Any, batch: Batch, batch_idx: int) -> None:
+        """Show the balancing what a step did to the losses, if it asks."""
+        if not self.balancing.looks_back or self.trainer.global_step == self._steps:
+            return
+        self._steps = self.trainer.global_step
+        with self._before.again(), torch.no_grad(), self.trainer.precision_plugin.forward_context():
+            losses, present, _, _ = self._task_losses(batch)
+        self.balancing.look_back(*self._warmed(losses, present, batch_idx))
 
     def _task_losses(self, batch: Batch) -> tuple[Tensor, Tensor, Tensor, Trace | None]:
         """Losses, whether the batch observes each task, and the pass that they come from."""
         x, y, weights = batch
-        trace = self.penalties.trace()
+        trace = Trace() if self.balancing.wants_shared else self.penalties.trace()
         outputs, mix = self._outputs_of(x, trace)
         losses = self.objective(outputs, y, weights, mix=mix, over_processes=self._over_processes)
         return losses, ~torch.isnan(y).all(0), outputs, trace
