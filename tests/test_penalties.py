@@ -16,6 +16,7 @@ from torch import Tensor
 
 from riskmtl import MultiTaskClassifier
 from riskmtl.networks import Gated, Network, NetworkConfig, Trace
+from riskmtl.networks.aitm import order_penalty
 from riskmtl.training.penalties import (
     DEFAULTS,
     PENALTIES,
@@ -177,7 +178,6 @@ def test_no_penalty_leaves_no_trace() -> None:
 
 
 def test_the_order_of_tasks_is_judged_by_their_outputs() -> None:
-    pytest.importorskip("riskmtl.networks.aitm")
     outputs = torch.tensor([[[0.0, 50.0], [0.0, -50.0]]])
     assert float(Penalties({"order": 2.0})(outputs, None)) == pytest.approx(0.5)
 
@@ -199,6 +199,45 @@ def test_gates_decide_where_that_is_asked_for() -> None:
     # One alone would be the cheapest; balanced, all stay in use.
     both = traced(penalties={"gate_entropy": 1.0, "load_balance": 3.0})
     assert load_balance(both) < 0.5 * load_balance(asked)
+
+
+@pytest.mark.parametrize(
+    ("network", "name"),
+    [
+        ({"network": "soft_sharing"}, "tie"),
+        ({"network": "soft_sharing", "tie": "trace_norm"}, "tie"),
+        ({"network": "encoder_decoder"}, "reconstruction"),
+        ({"network": "mmoe", "gating": "dselect_k"}, "gates"),
+    ],
+    ids=str,
+)
+def test_what_a_network_wants_to_be_small_becomes_smaller(
+    network: dict[str, Any], name: str
+) -> None:
+    found = []
+    for factor in (0.0, 10.0):
+        trained = fit(**network, epochs=2, learning_rate=0.02, penalties={name: factor})
+        trace = Trace()
+        with torch.no_grad():
+            trained.network(torch.from_numpy(rows(200, seed=5).x), trace=trace)
+        found.append(float(trace.penalties[name]))
+    assert found[1] < 0.9 * found[0]
+
+
+def test_a_later_task_is_seldom_likelier_where_that_is_asked_for() -> None:
+    rises = []
+    for factor in (0.0, 10.0):
+        trained = fit(network="aitm", epochs=2, learning_rate=0.02, penalties={"order": factor})
+        with torch.no_grad():
+            answers = trained.network(torch.from_numpy(rows(200, seed=5).x))
+        rises.append(float(order_penalty(answers[None])))
+    assert rises[1] < 0.5 * rises[0]
+
+
+def test_a_regression_has_no_place_in_an_order_of_probabilities() -> None:
+    network = Network([0], 2, NetworkConfig(network="aitm"), regression=[False, True])
+    with pytest.raises(ValueError, match="'order' compares probabilities"):
+        penalty_factors(network, "aitm", {"order": 1.0}, torch.zeros(2, 1))
 
 
 def test_a_factor_of_zero_is_no_penalty() -> None:

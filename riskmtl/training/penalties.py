@@ -23,6 +23,7 @@ import torch
 from torch import Tensor
 
 from riskmtl.networks import Gated, Network, Trace
+from riskmtl.networks.aitm import order_penalty
 
 DEFAULTS: Mapping[str, float] = {"tie": 0.1, "reconstruction": 0.1, "gates": 1e-3, "order": 0.0}
 OF_GATES = ("gate_entropy", "load_balance")
@@ -143,10 +144,7 @@ class Penalties:
 
 def _penalty(name: str, outputs: Tensor, trace: Trace | None) -> Tensor:
     if name == "order":
-        from riskmtl.networks.aitm import order_penalty
-
-        found: Tensor = order_penalty(outputs)
-        return found
+        return order_penalty(outputs)
     assert trace is not None
     if name == "gate_entropy":
         return gate_entropy(trace.gated)
@@ -179,7 +177,7 @@ def penalty_factors(
     Raises
     ------
     ValueError
-        If a penalty is asked for that the network does not have.
+        If a penalty is asked for that the network does not have, or that its heads do not allow.
     """
     trace = Trace()
     with torch.no_grad():
@@ -189,5 +187,7 @@ def penalty_factors(
         if penalty not in has:
             valid = f"it has {', '.join(has)}" if has else "it has none"
             raise ValueError(f"penalties: network {name!r} has no {penalty!r}; {valid}")
+    if asked.get("order") and network.regression.any():
+        raise ValueError("penalties: 'order' compares probabilities, and a regression has none")
     factors = {penalty: asked.get(penalty, DEFAULTS.get(penalty, 0.0)) for penalty in has}
     return {penalty: factor for penalty, factor in factors.items() if factor > 0}
