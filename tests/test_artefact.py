@@ -335,6 +335,7 @@ FILES = [
     "weights.safetensors",
     "background.safetensors",
     "reference.json",
+    "history.json",
     "challenger/background.safetensors",
     "challenger/manifest.json",
     "challenger/manifest.sha256",

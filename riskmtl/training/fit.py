@@ -26,6 +26,7 @@ from riskmtl.networks import IndependentNetworks, Network, NetworkConfig, groups
 from riskmtl.training.batches import TensorBatches
 from riskmtl.training.callbacks import BestWeights, FitProgress, KeptHistory
 from riskmtl.training.config import TrainingConfig
+from riskmtl.training.diagnosis import draw_probe
 from riskmtl.training.module import MultiTaskModule
 from riskmtl.training.processes import SameRun, require_whole_networks
 from riskmtl.training.rows import TaskPlan, TrainingRows
@@ -46,7 +47,7 @@ class Trained:
     ----------
     network : Module
     history : list of dict
-        Per epoch and task: training loss and validation metrics.
+        Per epoch and task what :class:`MultiTaskModule` tells, and whether the epoch was ``kept``.
     best_epoch : int
         The epoch whose weights these are, from 0; for independent networks that of the last.
     seconds : float
@@ -145,7 +146,8 @@ def _train_one(
             process=trainer.global_rank,
             processes=trainer.world_size,
         )
-        module = MultiTaskModule(network, plan, config)
+        probe = draw_probe(rows, plan.regression, seed=config.seed)
+        module = MultiTaskModule(network, plan, config, probe=_tensors(probe, device))
         if config.compile:
             network.compile()
         trainer.fit(
@@ -157,7 +159,8 @@ def _train_one(
         trained = Network(cardinalities, len(plan.names), shape, regression=plan.regression)
         trained.load_state_dict(best.weights)
     seconds = time.perf_counter() - started
-    return Trained(trained.eval(), module.history, best.epoch, seconds)
+    history = [{**row, "kept": row["epoch"] == best.epoch} for row in module.history]
+    return Trained(trained.eval(), history, best.epoch, seconds)
 
 
 def _trainer(

@@ -11,9 +11,11 @@ import torch
 from torch import Tensor, nn
 
 from riskmtl.metrics import METRICS
+from riskmtl.networks import Network
 from riskmtl.training.balancing import make_balancing
 from riskmtl.training.batches import Batch, epoch_seed
 from riskmtl.training.config import TrainingConfig
+from riskmtl.training.diagnosis import known, look_at
 from riskmtl.training.loss import task_losses
 from riskmtl.training.processes import mean_over_processes
 from riskmtl.training.rows import TaskPlan
@@ -27,15 +29,18 @@ class MultiTaskModule(pl.LightningModule):
 
     Parameters
     ----------
-    network : Module
+    network : Network
         Maps ``(batch, features)`` to ``(batch, tasks)``.
     plan : TaskPlan
     config : TrainingConfig
+    probe : tuple of Tensor, optional
+        Training rows that each epoch is looked at on; see :mod:`riskmtl.training.diagnosis`.
 
     Attributes
     ----------
     history : list of dict
-        One entry per epoch and task: training loss and validation metrics.
+        One entry per epoch and task, of plain values: training loss, validation metrics, the
+        task's weight, and what :func:`riskmtl.training.diagnosis.look_at` says.
 
     Notes
     -----
@@ -48,11 +53,19 @@ class MultiTaskModule(pl.LightningModule):
     positive_weight: Tensor
     regression: Tensor
 
-    def __init__(self, network: nn.Module, plan: TaskPlan, config: TrainingConfig) -> None:
+    def __init__(
+        self,
+        network: Network,
+        plan: TaskPlan,
+        config: TrainingConfig,
+        *,
+        probe: Batch | None = None,
+    ) -> None:
         super().__init__()
         self.network = network
         self.plan = plan
         self.config = config
+        self.probe = probe
         self.balancing = make_balancing(config, plan)
         self.register_buffer("positive_weight", torch.tensor(plan.positive_weights))
         self.register_buffer("regression", torch.tensor(plan.regression))
@@ -122,19 +135,30 @@ class MultiTaskModule(pl.LightningModule):
         """What one batch gives to be minimised."""
         x, y, weights = batch
         outputs = self.network(x, pooled=False)  # (members, batch, tasks)
+        losses = self._losses(outputs, y, weights, over_processes=self._over_processes)
+        seen = losses.detach()
+        self._loss_sums = seen if self._loss_sums is None else self._loss_sums + seen
+        return self.balancing(losses, ~torch.isnan(y).all(0))
+
+    def _losses(
+        self,
+        outputs: Tensor,
+        y: Tensor,
+        weights: Tensor | None,
+        *,
+        over_processes: Callable[[Tensor], Tensor] | None = None,
+    ) -> Tensor:
+        """Loss of each task, from outputs ``(members, batch, tasks)``."""
         members = len(outputs)
-        losses = task_losses(
+        return task_losses(
             outputs.flatten(0, 1),
             # Each member learns from every row.
             y.repeat(members, 1),
             None if weights is None else weights.repeat(members),
             positive_weight=self.positive_weight if self._reweights else None,
             regression=self.regression if self._has_regression else None,
-            over_processes=self._over_processes,
+            over_processes=over_processes,
         )
-        seen = losses.detach()
-        self._loss_sums = seen if self._loss_sums is None else self._loss_sums + seen
-        return self.balancing(losses, ~torch.isnan(y).all(0))
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         """Keep outputs and labels of one batch for the end of the epoch."""
@@ -154,7 +178,7 @@ class MultiTaskModule(pl.LightningModule):
         self._weights.clear()
         shift = np.log(self.plan.positive_weights)
         probabilities = 1 / (1 + np.exp(np.clip(shift - outputs, -500, 500)))
-        train_losses = self._train_losses()
+        train_losses, looks = self._train_losses(), self._looks()
         for position, task in enumerate(self.plan.names):
             row: dict[str, Any] = {
                 "epoch": self.current_epoch,
@@ -168,7 +192,7 @@ class MultiTaskModule(pl.LightningModule):
             else:
                 for name in VALIDATED:
                     row[f"val_{name}"] = METRICS[name](y, probabilities[:, position], weights)
-            self.history.append(row)
+            self.history.append({**row, **looks[position]})
         self._log_epoch()
 
     def _train_losses(self) -> list[float]:
@@ -180,13 +204,22 @@ class MultiTaskModule(pl.LightningModule):
         means: list[float] = (sums / self.trainer.num_training_batches).tolist()
         return means
 
+    def _looks(self) -> list[dict[str, Any]]:
+        """What can be said of each task after this epoch beside its losses and metrics."""
+        mean_weights = getattr(self.balancing, "mean_weights", lambda: self.balancing.task_weights)
+        found = [{"task_weight": known(weight)} for weight in mean_weights().tolist()]
+        if self.probe is None:
+            return found
+        looks = look_at(self.network, self.probe, self._losses, self.plan.names)
+        return [{**weight, **look} for weight, look in zip(found, looks, strict=True)]
+
     def _log_epoch(self) -> None:
         rows = self.history[-len(self.plan.names) :]
         values = {
-            f"{row['task']}/{key}": value
+            f"{row['task']}/{key}": float(value)
             for row in rows
             for key, value in row.items()
-            if key not in ("epoch", "task")
+            if key != "epoch" and isinstance(value, (int, float))
         }
         # The mean of what all processes found alike, lest unlike machines choose unlike epochs.
         self.log_dict({**values, "val_score": self._score(rows)}, sync_dist=True)
