@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from riskmtl.baseline import LightGBMBaseline, LogisticBaseline
+    from riskmtl.diagnosis.report import diagnose
     from riskmtl.encoding import FeatureEncoder
     from riskmtl.estimator import MultiTaskClassifier
     from riskmtl.explain.wording import load_reasons
@@ -25,6 +26,7 @@ _HOME = {
     "LogisticBaseline": "riskmtl.baseline",
     "MultiTaskClassifier": "riskmtl.estimator",
     "RiskModel": "riskmtl.model",
+    "diagnose": "riskmtl.diagnosis.report",
     "load_reasons": "riskmtl.explain.wording",
     "load_schema": "riskmtl.schema_file",
     "simulate_portfolio": "riskmtl.simulate",
@@ -37,6 +39,7 @@ __all__ = [
     "LogisticBaseline",
     "MultiTaskClassifier",
     "RiskModel",
+    "diagnose",
     "load_reasons",
     "load_schema",
     "simulate_portfolio",

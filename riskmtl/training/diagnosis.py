@@ -128,11 +128,11 @@ def look_at(
           :data:`DEAD` at every gate that can select them.
     """
     dtype = next(network.parameters()).dtype
-    x, y = (part.to(dtype) for part in probe[:2])
-    weights = torch.ones_like(x[:, 0]) if probe[2] is None else probe[2].to(dtype)
     trace = Trace()
     # Validation takes place where there are no gradients.
     with torch.inference_mode(False), torch.enable_grad():
+        x, y = (part.to(dtype) for part in probe[:2])
+        weights = torch.ones_like(x[:, 0]) if probe[2] is None else probe[2].to(dtype)
         # Past `compile`: rows of another number would have to be compiled for.
         outputs = network.forward(x, pooled=False, trace=trace)
         observed = (~torch.isnan(y) & (weights > 0).unsqueeze(1)).any(0)
