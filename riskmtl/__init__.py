@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from riskmtl.affinity import group_tasks, task_affinity
     from riskmtl.baseline import LightGBMBaseline, LogisticBaseline
+    from riskmtl.diagnosis.report import diagnose
     from riskmtl.encoding import FeatureEncoder
     from riskmtl.estimator import MultiTaskClassifier
     from riskmtl.explain.wording import load_reasons
@@ -27,6 +28,7 @@ _HOME = {
     "LogisticBaseline": "riskmtl.baseline",
     "MultiTaskClassifier": "riskmtl.estimator",
     "RiskModel": "riskmtl.model",
+    "diagnose": "riskmtl.diagnosis.report",
     "group_tasks": "riskmtl.affinity",
     "load_reasons": "riskmtl.explain.wording",
     "load_schema": "riskmtl.schema_file",
@@ -42,6 +44,7 @@ __all__ = [
     "LogisticBaseline",
     "MultiTaskClassifier",
     "RiskModel",
+    "diagnose",
     "group_tasks",
     "load_reasons",
     "load_schema",

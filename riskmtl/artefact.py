@@ -24,6 +24,7 @@ from safetensors.numpy import load_file, save_file
 
 from riskmtl.encoding import FeatureEncoder
 from riskmtl.errors import unknown_name
+from riskmtl.history import read_history, write_history
 from riskmtl.model import Head, RiskModel
 from riskmtl.reference import Reference
 from riskmtl.schema import DataSchema
@@ -35,6 +36,7 @@ SEAL = "manifest.sha256"
 CHALLENGER = "challenger"
 BACKGROUND = "background.safetensors"
 REFERENCE = "reference.json"
+HISTORY = "history.json"
 
 _KEYS = (
     "format",
@@ -138,6 +140,8 @@ def _write(model: RiskModel, folder: Path) -> None:
     if model.reference is not None:
         text = json.dumps(model.reference.to_dict())
         (folder / REFERENCE).write_text(text, encoding="utf-8")
+    if model.history is not None:
+        (folder / HISTORY).write_text(write_history(model.history), encoding="utf-8")
     rows = model.encoder.simulate(_GOLDEN_ROWS, seed=0)
     manifest = {
         "format": FORMAT,
@@ -261,6 +265,7 @@ def _follow(manifest: Mapping[str, Any], folder: Path) -> RiskModel:
         made_by=dict(manifest["estimator"]),
         background=_read_background(folder),
         reference=_read_reference(folder),
+        history=_read_history(folder, [head["task"] for head in manifest["heads"]]),
     )
     if not model.tasks:
         raise ValueError("there is no binary head")
@@ -310,6 +315,13 @@ def _read_reference(folder: Path) -> Reference | None:
     if not (folder / REFERENCE).exists():
         return None
     return Reference.from_dict(json.loads((folder / REFERENCE).read_text(encoding="utf-8")))
+
+
+def _read_history(folder: Path, tasks: list[str]) -> pl.DataFrame | None:
+    """What training recorded; older models do not keep it."""
+    if not (folder / HISTORY).exists():
+        return None
+    return read_history((folder / HISTORY).read_text(encoding="utf-8"), tasks)
 
 
 def _require_same_rows(model: RiskModel, challenger: RiskModel, folder: Path) -> None:

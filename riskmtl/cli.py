@@ -248,6 +248,23 @@ def _validate(options: argparse.Namespace) -> None:
     print(f"{report.verdict.value}: {page}")
 
 
+def _diagnose(options: argparse.Namespace) -> None:
+    from riskmtl.artefact import load_model
+    from riskmtl.diagnosis.report import diagnose
+
+    model = load_model(options.model)
+    if options.out.resolve().is_relative_to(options.model.resolve()):
+        raise ValueError(f"--out {options.out}: is within the model, which holds nothing else")
+    try:
+        found = diagnose(model)
+    except ValueError as error:
+        raise ValueError(f"{options.model}: {error}") from error
+    page = found.write(options.out)
+    for sentence in found.findings:
+        print(sentence)
+    print(f"diagnosis: {page}")
+
+
 def _score(options: argparse.Namespace) -> None:
     from riskmtl.explain.wording import load_reasons
     from riskmtl.scoring.batches import ScoreSettings
@@ -405,6 +422,7 @@ _VERBS: dict[str, Callable[[argparse.Namespace], int | None]] = {
     "tune": _tune,
     "evaluate": _evaluate,
     "validate": _validate,
+    "diagnose": _diagnose,
     "score": _score,
     "monitor": _monitor,
     "export": _export,

@@ -10,13 +10,13 @@ from inspect import signature
 from typing import TYPE_CHECKING, Any, ClassVar, Self, TypeVar
 
 import numpy as np
-import polars as pl
 from numpy.typing import NDArray
 
 from riskmtl.base import MultiTaskEstimator, is_number
 from riskmtl.borrowing import borrowing
 from riskmtl.device import resolve_device
 from riskmtl.errors import unknown_name
+from riskmtl.history import history_frame
 from riskmtl.model import Head, RiskModel
 from riskmtl.networks import NUMERIC_EMBEDDINGS, TRUNKS, NetworkConfig
 from riskmtl.prepared import Prepared
@@ -232,7 +232,14 @@ class MultiTaskClassifier(MultiTaskEstimator):
     classes_ : list of ndarray
         Negative and positive label per binary task; one array after a fit on 1-d labels.
     history_ : polars.DataFrame
-        Per epoch and task: training loss and validation metrics.
+        A row per epoch and task, null where there is nothing to be said: ``train_loss``, the
+        validation metrics ``val_…``, ``task_weight`` (mean factor on its loss),
+        ``gradient_norm`` (of its loss, over the shared parameters), ``gradient_cosine_<other>``
+        (with another task's gradient), ``gate_weights`` (mean weight of each expert of the last
+        level, null where its gate cannot select it), ``gate_entropy`` (0: follows one expert,
+        1: mixes all alike), ``dead_experts`` (that no gate gives more than 0.01), and ``kept``:
+        whether the task's network has the weights of this epoch. See
+        :mod:`riskmtl.training.diagnosis` and :func:`riskmtl.diagnose`.
     best_epoch_ : int
         The epoch whose weights were kept, from 0; of several networks the latest.
     best_epochs_ : dict
@@ -555,6 +562,7 @@ class MultiTaskClassifier(MultiTaskEstimator):
         if self.challenger is not None:
             self._beside().require_tasks([head.task for head in data.heads])
         model = super()._fit_model(data, started)
+        model.history = self.history_
         for attribute in ("challenger_", "blend_weights_"):
             if hasattr(self, attribute):
                 delattr(self, attribute)
@@ -567,6 +575,9 @@ class MultiTaskClassifier(MultiTaskEstimator):
 
     def _take_up(self, model: RiskModel) -> None:
         super()._take_up(model)
+        if model.history is not None:
+            self.history_ = model.history
+            self.best_epoch_ = int(model.history.filter("kept")["epoch"][-1])
         if model.challenger is not None and not hasattr(self, "challenger_"):
             from riskmtl.baseline import LightGBMBaseline
 
@@ -602,7 +613,7 @@ class MultiTaskClassifier(MultiTaskEstimator):
             data.rows,
             data.validation,
         )
-        self.history_ = pl.DataFrame(trained.history, infer_schema_length=None)
+        self.history_ = history_frame(trained.history)
         self.best_epoch_ = trained.best_epoch
         self.best_epochs_ = dict(zip(names, trained.best_epochs, strict=True))
         scorer = NetworkScorer(

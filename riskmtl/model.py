@@ -143,6 +143,9 @@ class RiskModel:
         Encoded training rows that explanations compare with.
     reference : Reference, optional
         How training rows and scores were distributed, for drift.
+    history : polars.DataFrame, optional
+        What the network's training recorded of each epoch and task; see
+        :attr:`riskmtl.MultiTaskClassifier.history_`.
     """
 
     encoder: FeatureEncoder
@@ -154,6 +157,7 @@ class RiskModel:
     challenger: RiskModel | None = None
     background: NDArray[np.float32] | None = None
     reference: Reference | None = None
+    history: pl.DataFrame | None = None
 
     @classmethod
     def load(cls, folder: str | Path, *, with_challenger: bool = False) -> RiskModel:

@@ -32,6 +32,7 @@ def parser() -> argparse.ArgumentParser:
         _add_tune,
         _add_evaluate,
         _add_validate,
+        _add_diagnose,
         _add_score,
         _add_monitor,
         _add_export,
@@ -121,6 +122,24 @@ def _add_validate(verbs: _Verbs) -> None:
         help="another model of the same tasks; single_task=FOLDER shows what joint training did",
     )
     validate.add_argument("--config", type=Path, help="YAML file: protected, costs, bounds, …")
+
+
+def _add_diagnose(verbs: _Verbs) -> None:
+    diagnose = verbs.add_parser(
+        "diagnose",
+        help="say what training did to each head of a network",
+        description="Say whether heads pull against each other, what the kept epoch cost each of "
+        "them, and which experts are used, and write a page of it. No data is read: the model "
+        "keeps what its training recorded.",
+    )
+    diagnose.add_argument("--model", type=Path, required=True, help="folder of the model")
+    diagnose.add_argument(
+        "--out",
+        type=Path,
+        required=True,
+        metavar="PATH",
+        help="folder for diagnosis.html, or a file that ends in .html",
+    )
 
 
 def _add_score(verbs: _Verbs) -> None:

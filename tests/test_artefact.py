@@ -167,6 +167,52 @@ def test_an_estimator_comes_back_with_its_challenger(
     assert np.array_equal(loaded.challenger_.predict_proba(parts.test), expected)
 
 
+def test_what_training_recorded_comes_back(
+    trained: MultiTaskClassifier, model_folder: Path, tmp_path: Path
+) -> None:
+    loaded = MultiTaskClassifier.load(model_folder)
+    assert loaded.history_.equals(trained.history_)
+    assert loaded.history_.schema == trained.history_.schema
+    assert loaded.best_epoch_ == trained.best_epoch_
+    loaded.with_members(1).save(tmp_path / "fewer")
+    assert RiskModel.load(tmp_path / "fewer").history.equals(trained.history_)
+
+
+def test_a_model_from_before_training_was_recorded_loads(
+    trained: MultiTaskClassifier, model_copy: Path, parts: Split
+) -> None:
+    (model_copy / "history.json").unlink()
+    edit(model_copy, lambda manifest: manifest["files"].pop("history.json"))
+    loaded = MultiTaskClassifier.load(model_copy)
+    assert loaded.model_.history is None
+    assert not hasattr(loaded, "history_")
+    assert np.array_equal(loaded.predict_proba(parts.test), trained.predict_proba(parts.test))
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "{",
+        "null",
+        "[]",
+        '[{"epoch": 0, "task": "fraud"}]',
+        '[{"epoch": 0, "task": "another", "kept": true}]',
+        '[{"epoch": 0, "task": "fraud", "kept": true, "train_loss": "low"}]',
+        f'[{{"epoch": 1{"0" * 400}, "task": "fraud", "kept": true}}]',
+        "[" * 100_000,
+    ],
+    ids=lambda text: text[:70],
+)
+def test_a_history_that_is_none_is_refused(model_copy: Path, text: str) -> None:
+    path = model_copy / "history.json"
+    path.write_text(text)
+    digest = hashlib.sha256(path.read_bytes()).hexdigest()
+    edit(model_copy, lambda manifest: manifest["files"].update({"history.json": digest}))
+    with pytest.raises(ArtefactError, match=str(model_copy)):
+        RiskModel.load(model_copy)
+
+
 def test_arrays_as_parameters_can_be_saved(
     cards: pl.DataFrame, tiny: dict[str, Any], tmp_path: Path
 ) -> None:
@@ -336,6 +382,7 @@ FILES = [
     "weights.safetensors",
     "background.safetensors",
     "reference.json",
+    "history.json",
     "challenger/background.safetensors",
     "challenger/manifest.json",
     "challenger/manifest.sha256",

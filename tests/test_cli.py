@@ -1,6 +1,7 @@
 """The command line: what each verb writes, and how it refuses what it cannot use."""
 
 import hashlib
+import html
 import json
 import shutil
 import subprocess
@@ -887,6 +888,56 @@ def test_a_wrong_call_exits_with_two(
     assert "error: " in last
     assert word in last
     assert list(tmp_path.iterdir()) == []
+
+
+# ---- diagnosis ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["folder", "page.html"])
+def test_a_diagnosis_is_said_and_written(
+    run: Callable[..., Any], model_folder: Path, target: Path, name: str
+) -> None:
+    result = run("diagnose", "--model", model_folder, "--out", target / name)
+    page = target / name / "diagnosis.html" if name == "folder" else target / name
+    assert (result.code, result.err) == (0, "")
+    *sentences, last = result.out.splitlines()
+    assert last == f"diagnosis: {page}"
+    assert sentences
+    assert all(sentence.endswith(".") for sentence in sentences)
+    text = html.unescape(page.read_text())
+    assert all(sentence in text for sentence in sentences)
+    assert [path for path in target.rglob("*") if path.is_file()] == [page]
+
+
+@pytest.mark.parametrize(
+    ("problem", "words"),
+    [
+        ("no history", ["does not keep what its training recorded", "train it again"]),
+        ("trees", ["a model of kind 'lightgbm' has no epochs"]),
+        ("no model", ["not a model"]),
+        ("another file", ["is a file; choose a folder"]),
+        ("in the model", ["is within the model"]),
+    ],
+)
+def test_what_cannot_be_diagnosed_is_refused_in_one_line(
+    run: Callable[..., Any], model_copy: Path, target: Path, problem: str, words: list[str]
+) -> None:
+    model = model_copy
+    if problem == "no history":
+        loaded = MultiTaskClassifier.load(model_copy)
+        loaded.model_.history = None
+        loaded.save(model_copy)
+    if problem == "trees":
+        model = model_copy / "challenger"
+    if problem == "no model":
+        model = target.parent
+    if problem == "another file":
+        target.write_text("dear")
+    if problem == "in the model":
+        target = model_copy / "new"
+    result = run("diagnose", "--model", model, "--out", target)
+    assert_refused(result, "diagnose", *words)
+    assert not target.exists() or target.read_text() == "dear"
 
 
 # ---- places that cannot be written -------------------------------------------------------------

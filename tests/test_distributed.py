@@ -69,7 +69,12 @@ def same_bits(one: Told, other: Told) -> bool:
 
 
 def figures(told: Told) -> list[list[float]]:
-    return [[row[name] for name in row if name != "task"] for row in told["history"]]
+    """All numbers of the history, those of experts among them; NaN where there is none."""
+    return [
+        [np.nan if x is None else float(x) for name in row if name != "task"
+         for x in (row[name] if isinstance(row[name], list) else [row[name]])]
+        for row in told["history"]
+    ]  # fmt: skip
 
 
 # ---- Gradients -----------------------------------------------------------------------------------

@@ -26,6 +26,7 @@ from riskmtl.networks import IndependentNetworks, Network, NetworkConfig, groups
 from riskmtl.training.batches import TensorBatches
 from riskmtl.training.callbacks import BestWeights, FitProgress, KeptHistory
 from riskmtl.training.config import TrainingConfig
+from riskmtl.training.diagnosis import draw_probe
 from riskmtl.training.module import MultiTaskModule
 from riskmtl.training.penalties import Penalties, penalty_factors
 from riskmtl.training.processes import SameRun, require_whole_networks
@@ -50,7 +51,7 @@ class Trained:
     ----------
     network : Module
     history : list of dict
-        Per epoch and task: training loss and validation metrics.
+        Per epoch and task what :class:`MultiTaskModule` tells, and whether the epoch was ``kept``.
     best_epochs : tuple of int
         The epoch whose weights each task has, from 0; the same for those of one network.
     seconds : float
@@ -152,8 +153,15 @@ def _train_one(
         factors = penalty_factors(
             network, shape.network, config.penalties, torch.from_numpy(rows.x[:2])
         )
-        module = MultiTaskModule(network, plan, config, penalties=Penalties(factors))
         learned = as_learned(rows, plan.selected_by, config.selection)
+        probe = draw_probe(learned, plan.regression, seed=config.seed)
+        module = MultiTaskModule(
+            network,
+            plan,
+            config,
+            penalties=Penalties(factors),
+            probe=_tensors(probe, device),
+        )
         sampling = make_sampling(learned, plan, config, lambda: module.history)
         if config.label_smoothing:
             learned = smoothed(learned, plan.regression, config.label_smoothing)
@@ -177,7 +185,8 @@ def _train_one(
         trained = Network(cardinalities, len(plan.names), shape, regression=plan.regression)
         trained.load_state_dict(best.weights)
     seconds = time.perf_counter() - started
-    return Trained(trained.eval(), module.history, (best.epoch,) * len(plan.names), seconds)
+    history = [{**row, "kept": row["epoch"] == best.epoch} for row in module.history]
+    return Trained(trained.eval(), history, (best.epoch,) * len(plan.names), seconds)
 
 
 def _trainer(

@@ -15,6 +15,7 @@ from riskmtl.networks import Network, Trace
 from riskmtl.training.balancing import make_balancing, require_one_process
 from riskmtl.training.batches import Batch, epoch_seed
 from riskmtl.training.config import TrainingConfig
+from riskmtl.training.diagnosis import known, look_at
 from riskmtl.training.freezing import FrozenSlices, not_of
 from riskmtl.training.mixup import Mix, draw_mix
 from riskmtl.training.objective import Objective
@@ -39,11 +40,14 @@ class MultiTaskModule(pl.LightningModule):
     config : TrainingConfig
     penalties : Penalties, optional
         Default: none.
+    probe : tuple of Tensor, optional
+        Training rows that each epoch is looked at on; see :mod:`riskmtl.training.diagnosis`.
 
     Attributes
     ----------
     history : list of dict
-        One entry per epoch and task: training loss and validation metrics.
+        One entry per epoch and task, of plain values: training loss, validation metrics, the
+        task's weight, and what :func:`riskmtl.training.diagnosis.look_at` says.
 
     Notes
     -----
@@ -60,11 +64,13 @@ class MultiTaskModule(pl.LightningModule):
         config: TrainingConfig,
         *,
         penalties: Penalties | None = None,
+        probe: Batch | None = None,
     ) -> None:
         super().__init__()
         self.network = network
         self.plan = plan
         self.config = config
+        self.probe = probe
         self.balancing = make_balancing(config, plan)
         self.objective = Objective(plan, config)
         self.penalties = Penalties({}) if penalties is None else penalties
@@ -217,7 +223,7 @@ class MultiTaskModule(pl.LightningModule):
         self._weights.clear()
         shift = np.log(self.plan.event_factors)
         probabilities = 1 / (1 + np.exp(np.clip(shift - outputs, -500, 500)))
-        train_losses = self._train_losses()
+        train_losses, looks = self._train_losses(), self._looks()
         for position, task in enumerate(self.plan.names):
             row: dict[str, Any] = {
                 "epoch": self.current_epoch,
@@ -231,7 +237,7 @@ class MultiTaskModule(pl.LightningModule):
             else:
                 for name in VALIDATED:
                     row[f"val_{name}"] = METRICS[name](y, probabilities[:, position], weights)
-            self.history.append(row)
+            self.history.append({**row, **looks[position]})
         self._log_epoch()
 
     def _train_losses(self) -> list[float]:
@@ -245,13 +251,22 @@ class MultiTaskModule(pl.LightningModule):
         means: list[float] = (sums / steps).tolist()
         return means
 
+    def _looks(self) -> list[dict[str, Any]]:
+        """What can be said of each task after this epoch beside its losses and metrics."""
+        weights = self.balancing.mean_weights().tolist()
+        found = [{"task_weight": known(weight)} for weight in weights]
+        if self.probe is None:
+            return found
+        looks = look_at(self.network, self.probe, self.objective, self.plan.names)
+        return [{**weight, **look} for weight, look in zip(found, looks, strict=True)]
+
     def _log_epoch(self) -> None:
         rows = self.history[-len(self.plan.names) :]
         values = {
-            f"{row['task']}/{key}": value
+            f"{row['task']}/{key}": float(value)
             for row in rows
             for key, value in row.items()
-            if key not in ("epoch", "task")
+            if key != "epoch" and isinstance(value, (int, float))
         }
         # The mean of what all processes found alike, lest unlike machines choose unlike epochs.
         self.log_dict({**values, "val_score": self._score(rows)}, sync_dist=True)

@@ -11,16 +11,14 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-import polars as pl
-
 from riskmtl import __version__
 from riskmtl.files import replacing
 from riskmtl.validation.evidence import Evidence, Section
+from riskmtl.validation.layout import cell, render
 from riskmtl.validation.result import Finding, Question, Result, Verdict, worst
 from riskmtl.validation.sections import SECTIONS
 from riskmtl.validation.settings import Settings
 
-_HERE = Path(__file__).parent
 # Longer tables go to their CSV file whole and into the page up to here.
 _LINES_SHOWN = 60
 
@@ -76,20 +74,7 @@ class Report:
 
     def to_html(self) -> str:
         """One page that needs neither script nor network."""
-        from jinja2 import Environment, FileSystemLoader
-
-        environment = Environment(
-            loader=FileSystemLoader(_HERE / "page"), autoescape=True, trim_blocks=True,
-            lstrip_blocks=True,
-        )  # fmt: skip
-        environment.filters |= {"cell": cell, "is_number": _is_number}
-        return environment.get_template("report.html").render(
-            report=self,
-            style=_page("report.css") + _page("figure.css"),
-            script=_page("report.js"),
-            lines_shown=_LINES_SHOWN,
-            interval=_interval,
-        )
+        return render("report.html", report=self, lines_shown=_LINES_SHOWN, interval=_interval)
 
     def write(self, folder: str | Path) -> Path:
         """
@@ -195,34 +180,6 @@ def validate(
     }
     name = title or evidence.schema.title or evidence.schema.name
     return Report(name, evidence.tasks, facts, done)
-
-
-def _page(name: str) -> str:
-    return (_HERE / "page" / name).read_text(encoding="utf-8")
-
-
-def cell(value: Any) -> str:
-    """
-    Text of a figure in a table.
-
-    Examples
-    --------
-    >>> cell(0.123456), cell(1234567), cell(None), cell(float("inf"))
-    ('0.1235', '1,234,567', '–', '∞')
-    """
-    if value is None or (isinstance(value, float) and math.isnan(value)):
-        return "–"
-    if isinstance(value, float):
-        if math.isinf(value):
-            return "∞" if value > 0 else "−∞"
-        if value and abs(value) < 1e-3:
-            return f"{value:.1e}"
-        return f"{value:,.4f}" if abs(value) < 100 else f"{value:,.1f}"
-    return f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else str(value)
-
-
-def _is_number(dtype: pl.DataType) -> bool:
-    return dtype.is_numeric()
 
 
 def _interval(finding: Finding) -> str:

@@ -1,0 +1,1 @@
+"""What training did to each head, as sentences and a page."""
