@@ -13,10 +13,12 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from riskmtl.base import MultiTaskEstimator, is_number
+from riskmtl.adapting import AdaptingMixin
+from riskmtl.base import is_number
 from riskmtl.borrowing import borrowing
 from riskmtl.device import resolve_device
 from riskmtl.errors import unknown_name
+from riskmtl.labelling import LabellingMixin
 from riskmtl.model import Head, RiskModel
 from riskmtl.networks import NUMERIC_EMBEDDINGS, TRUNKS, NetworkConfig
 from riskmtl.prepared import Prepared
@@ -65,7 +67,7 @@ _SHARES = ("dropout", "feature_dropout", "expert_dropout", "label_smoothing")
 _UNITS = ("expert_units", "shared_units", "decoder_units", "tower_units")
 
 
-class MultiTaskClassifier(MultiTaskEstimator):
+class MultiTaskClassifier(AdaptingMixin, LabellingMixin):
     """
     One network with a head for each outcome.
 
@@ -224,11 +226,14 @@ class MultiTaskClassifier(MultiTaskEstimator):
     history_ : polars.DataFrame
         Per epoch and task: training loss and validation metrics.
     best_epoch_ : int
-        The epoch whose weights were kept, from 0.
+        The epoch whose weights were kept, from 0; -1 after :meth:`fine_tune`: none was better than
+        the weights that it started from.
     challenger_ : LightGBMBaseline
         Only with `challenger`.
     blend_weights_ : dict
         Task to the network's share in the answer; only with ``challenger="blend"``.
+    saving_ : Saving
+        What is saved; only after :meth:`only`.
     model_ : RiskModel
 
     Examples

@@ -44,7 +44,7 @@ def gate_use(
     network, scorer = _gated_network(model)
     if not len(encoded):
         raise ValueError("there are no rows: gates differ from row to row")
-    names = [head.task for head in model.heads]
+    names = [head.task for head in model.scored]
     parts = [_weights(network, rows) for rows in _batches(scorer, encoded)]
     streams = _streams(network, encoded[:1], scorer)
     frames = []
@@ -99,7 +99,7 @@ def expert_columns(
         raise ValueError("there are no rows: experts differ from row to row")
     generator = np.random.default_rng(seed)
     drawn = generator.integers(len(background), size=(_PAIRS, len(encoded)))
-    names = [head.task for head in model.heads]
+    names = [head.task for head in model.scored]
     streams = _streams(network, encoded[:1], scorer)
     moves: list[list[NDArray[np.float64]]] = [[] for _ in streams]
     at_rows = _responses(network, scorer, encoded)
@@ -126,6 +126,11 @@ def _gated_network(model: RiskModel) -> tuple[Network, NetworkScorer]:
     scorer = model.parts().get(NetworkScorer.name, model).scorer
     if isinstance(scorer, NetworkScorer) and scorer.shape.network in ("mmoe", "ple"):
         assert isinstance(scorer.network, Network)
+        if scorer.shape.cut_trunks:
+            raise ValueError(
+                "the network keeps the gates and experts of heads that it does not answer for: "
+                "ask the model that it was taken from"
+            )
         return scorer.network, scorer
     kind = scorer.shape.network if isinstance(scorer, NetworkScorer) else scorer.name
     raise ValueError(f"a model of kind {kind!r} has no gates: they are in network='ple' and 'mmoe'")
