@@ -3,7 +3,7 @@ BIN := .venv/bin
 STAMP := .venv/.installed
 
 .PHONY: demo report browser java explanations test test-slow lint format clean
-.PHONY: benchmark benchmark-search benchmark-scarce benchmark-explanations benchmark-alarms benchmark-scoring benchmark-speed benchmark-gpu
+.PHONY: benchmark benchmark-search benchmark-scarce benchmark-explanations benchmark-alarms benchmark-scoring benchmark-speed benchmark-gpu benchmark-added-task
 
 demo: $(STAMP)  ## simulate, train, compare, score: the whole way in one go
 	$(BIN)/python pipelines/risk_portfolio.py
@@ -43,6 +43,9 @@ benchmark-search: $(STAMP)  ## the choice of the defaults, on validation rows
 
 benchmark-scarce: $(STAMP)  ## joint training where one head has few labels
 	$(BIN)/python pipelines/scarce_labels.py
+
+benchmark-added-task: $(STAMP)  ## a head added to a trained network; a network moved to other rows
+	$(BIN)/python pipelines/added_task.py
 
 benchmark-explanations: $(STAMP)  ## error and time of explanations beside shap's
 	$(BIN)/python pipelines/benchmark_explanations.py

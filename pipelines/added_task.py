@@ -32,9 +32,9 @@ TRAINING_ROWS, VALIDATION_ROWS = 40_000, 10_000
 # Labels of the head that comes last.
 LABELS = (40_000, 2_000)
 WAYS = ("frozen", "distilled", "joint", "alone")
-# Of another portfolio, whose heads have no cause in common.
+# Of another portfolio, at another relatedness of the heads: near, and as far as can be.
 FEW = (500, 2_000, 8_000)
-HERE, ELSEWHERE = 1.0, 0.0
+PORTFOLIOS: Mapping[str, tuple[float, float]] = {"near": (0.7, 0.3), "far": (1.0, 0.0)}
 PORTFOLIO_ROWS = 50_000
 TUNINGS = ("as it was", "tuned", "tuned, shared part frozen", "anew")
 
@@ -59,10 +59,13 @@ def main() -> None:
 def _jobs(options: argparse.Namespace) -> Iterator[tuple[str, Callable[[], dict[str, Any]]]]:
     common = {"members": options.members}
     for seed in range(options.seeds):
-        yield (
-            f"portfolio/seed {seed}",
-            lambda seed=seed: _measure_portfolio(seed, common),  # type: ignore[misc]
-        )
+        for name in PORTFOLIOS:
+            yield (
+                f"portfolio/{name}/seed {seed}",
+                lambda name=name, seed=seed: _measure_portfolio(  # type: ignore[misc]
+                    name, seed, common
+                ),
+            )
         for head in options.heads:
             yield (
                 f"census/{head}/seed {seed}",
@@ -160,11 +163,12 @@ def _since(started: float) -> float:
 # ---- another portfolio ---------------------------------------------------------------------------
 
 
-def _measure_portfolio(seed: int, common: Mapping[str, Any]) -> dict[str, Any]:
+def _measure_portfolio(name: str, seed: int, common: Mapping[str, Any]) -> dict[str, Any]:
+    first, second = PORTFOLIOS[name]
     schema = schema_of("risk_portfolio")
     options = {"schema": schema, "random_state": seed, **common}
-    here = simulate_portfolio(PORTFOLIO_ROWS, seed=seed, relatedness=HERE).frame
-    elsewhere = simulate_portfolio(PORTFOLIO_ROWS, seed=seed + 1000, relatedness=ELSEWHERE).frame
+    here = simulate_portfolio(PORTFOLIO_ROWS, seed=seed, relatedness=first).frame
+    elsewhere = simulate_portfolio(PORTFOLIO_ROWS, seed=seed + 1000, relatedness=second).frame
     test, pool = elsewhere[: PORTFOLIO_ROWS // 2], elsewhere[PORTFOLIO_ROWS // 2 :]
     model = MultiTaskClassifier(**options).fit(here)
     found: dict[str, Any] = {}
@@ -213,8 +217,8 @@ def as_page(results: Mapping[str, Mapping[str, Any]]) -> str:
         "# A head added last, and a network moved to another portfolio",
         "",
         f"Census income: {TRAINING_ROWS:,} training rows, {VALIDATION_ROWS:,} to stop and",
-        "calibrate by, the test half of the table to judge. Two heads are trained; the third is added with",
-        "`add_task` to a frozen network (`frozen`) or one held by distillation (`distilled`).",
+        "calibrate by, the test half of the table to judge. Two heads are trained; the third is",
+        "added with `add_task`: to a frozen network, or to one held by distillation.",
         "`joint`: all three trained together; `alone`: a network for the third, on its labels. AUC",
         "of the third head, mean over seeds (number in brackets), and seconds of that fit, that of",
         "the two heads not counted.",
@@ -244,16 +248,19 @@ def as_page(results: Mapping[str, Mapping[str, Any]]) -> str:
         "",
         "## Few labels of another portfolio",
         "",
-        f"Simulator: trained on {PORTFOLIO_ROWS:,} rows at relatedness {HERE:g}, then few labelled",
-        f"rows at relatedness {ELSEWHERE:g}, which is another law over the same columns;",
-        f"{PORTFOLIO_ROWS // 2:,} rows of that to judge. `as it was`: not tuned; `anew`: trained",
-        "on the few rows alone. Mean over the three heads, and over seeds (number in brackets).",
+        f"Simulator: trained on {PORTFOLIO_ROWS:,} rows, then few labelled rows at another",
+        "relatedness of the heads, which is another law over the same columns: "
+        + ", ".join(f"{n} {a:g} to {b:g}" for n, (a, b) in PORTFOLIOS.items())
+        + f". {PORTFOLIO_ROWS // 2:,}",
+        "rows of that to judge. `as it was`: not tuned; `anew`: trained on the few rows alone.",
+        "Mean over the three heads, and over seeds (number in brackets).",
         "",
-        "| labelled rows | way | AUC | log-loss | seconds |",
-        "|---|---|---|---|---|",
+        "| portfolio | labelled rows | way | AUC | log-loss | seconds |",
+        "|---|---|---|---|---|---|",
     ]
-    runs = _runs(results, "portfolio/")
-    lines += [_tuning_line(count, way, runs) for count in FEW for way in TUNINGS if runs]
+    for name in PORTFOLIOS:
+        runs = _runs(results, f"portfolio/{name}/")
+        lines += [_tuning_line(name, count, way, runs) for count in FEW for way in TUNINGS if runs]
     return "\n".join([*lines, ""])
 
 
@@ -286,14 +293,16 @@ def _change_line(head: str, count: int, way: str, runs: Sequence[Mapping[str, An
     )
 
 
-def _tuning_line(count: int, way: str, runs: Sequence[Mapping[str, Any]]) -> str:
+def _tuning_line(name: str, count: int, way: str, runs: Sequence[Mapping[str, Any]]) -> str:
     records = [run[f"{way}/{count}"] for run in runs]
     area, loss = (
         np.mean([value for record in records for value in record[name].values()])
         for name in ("roc_auc", "log_loss")
     )
     seconds = np.mean([record["seconds"] for record in records])
-    return f"| {count:,} | {way} | {area:.4f} ({len(records)}) | {loss:.4f} | {seconds:.1f} |"
+    return (
+        f"| {name} | {count:,} | {way} | {area:.4f} ({len(records)}) | {loss:.4f} | {seconds:.1f} |"
+    )
 
 
 def _options() -> argparse.Namespace:
