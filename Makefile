@@ -51,6 +51,9 @@ benchmark-strategies: $(STAMP)  ## every way of sharing and of training, worth a
 benchmark-selection: $(STAMP)  ## what masks, entire space and propensities know of the declined
 	$(BIN)/python pipelines/selection.py
 
+benchmark-added-task: $(STAMP)  ## a head added to a trained network; a network moved to other rows
+	$(BIN)/python pipelines/added_task.py
+
 benchmark-explanations: $(STAMP)  ## error and time of explanations beside shap's
 	$(BIN)/python pipelines/benchmark_explanations.py
 

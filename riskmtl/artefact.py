@@ -148,7 +148,7 @@ def _write(model: RiskModel, folder: Path) -> None:
         "scorer": model.scorer.name,
         "settings": settings,
         "encoder": model.encoder.to_dict(),
-        "heads": [head.to_dict() for head in model.heads],
+        "heads": [head.to_dict() for head in model.scored],
         "schema": None if model.schema is None else model.schema.to_dict(),
         "lineage": model.lineage,
         "estimator": model.made_by,
@@ -166,8 +166,8 @@ def _write(model: RiskModel, folder: Path) -> None:
 
 def _golden_outputs(model: RiskModel, rows: pl.DataFrame) -> NDArray[np.float64]:
     raw = model.scorer.raw(model.encoder.transform(rows))
-    if raw.shape[1] != len(model.heads):
-        raise ValueError(f"{raw.shape[1]} outputs for {len(model.heads)} heads")
+    if raw.shape[1] != len(model.scored):
+        raise ValueError(f"{raw.shape[1]} outputs for {len(model.scored)} heads")
     return model.finished(raw)
 
 
@@ -256,30 +256,37 @@ def _check_files(folder: Path, listed: Any) -> None:
 def _follow(manifest: Mapping[str, Any], folder: Path) -> RiskModel:
     """Build a model as the manifest says; whatever does not fit raises."""
     schema = manifest["schema"]
+    heads = [Head.from_dict(head) for head in manifest["heads"]]
+    answering = [head for head in heads if head.answers]
+    # Those that only lend come last, as the scorer has them.
+    lending = [head for head in heads if not head.answers]
+    if [*answering, *lending] != heads:
+        raise ValueError("heads that only lend must come after those that answer")
     model = RiskModel(
         encoder=FeatureEncoder.from_dict(manifest["encoder"]),
         scorer=SCORERS[manifest["scorer"]].read(folder, manifest["settings"]),
-        heads=[Head.from_dict(head) for head in manifest["heads"]],
+        heads=answering,
         schema=None if schema is None else DataSchema.from_dict(schema),
         lineage=dict(manifest["lineage"]),
         made_by=dict(manifest["estimator"]),
         background=_read_background(folder),
         reference=_read_reference(folder),
         history=_read_history(folder, [head["task"] for head in manifest["heads"]]),
+        lenders=lending,
     )
     if not model.tasks:
         raise ValueError("there is no binary head")
-    names = [head.task for head in model.heads]
+    names = [head.task for head in heads]
     if len(set(names)) < len(names) or not all(isinstance(name, str) for name in names):
         raise ValueError("heads must be of different tasks")
-    if len(model.tasks) == 1 and any(head.lent for head in model.heads):
+    if sum(head.kind == "binary" for head in heads) == 1 and any(head.lent for head in heads):
         raise ValueError("a head leans on others, but there is none")
     if "created" not in model.lineage:
         raise ValueError("the lineage does not say when the model was made")
     cardinalities = manifest["settings"].get("cardinalities", model.encoder.cardinalities_)
     if cardinalities != model.encoder.cardinalities_:
         raise ValueError("encoder and network have other numbers of codes")
-    kinds = [head.kind == "regression" for head in model.heads]
+    kinds = [head.kind == "regression" for head in heads]
     if manifest["settings"].get("regression", kinds) != kinds:
         raise ValueError("network and heads have other regressions")
     if model.background is not None and model.background.shape[1] != len(model.encoder.columns_):

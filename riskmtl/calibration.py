@@ -8,7 +8,7 @@ fewer than :data:`FEWEST_EVENTS` events or non-events is left as it is, and says
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -43,8 +43,8 @@ class Calibrator:
 
     @property
     def is_fitted(self) -> bool:
-        """Whether the map was learned from data."""
-        return self.note == "fitted"
+        """Whether the map was learned."""
+        return self.note.startswith("fitted")
 
     def apply(self, margins: NDArray[Any]) -> NDArray[Any]:
         """Calibrated log-odds of raw ones."""
@@ -80,8 +80,6 @@ def fit_calibrator(
         The identity, with the reason in ``note``, where events are too few or the fitted map
         would turn the ranking round.
     """
-    from sklearn.linear_model import LogisticRegression
-
     seen = ~np.isnan(labels)
     if weights is not None:
         seen &= weights > 0
@@ -94,20 +92,64 @@ def fit_calibrator(
         )
     chosen = np.ones(len(y)) if weights is None else weights[seen].astype(np.float64)
     z = margins[seen].astype(np.float64)
+    slope, intercept = _likeliest(z, _smoothed(y, chosen), chosen)
+    if slope <= 0:
+        return Calibrator(events=events, note="not fitted: the head does not rank validation rows")
+    return Calibrator(slope=slope, intercept=intercept, events=events, note="fitted")
+
+
+def fit_calibrator_to(
+    before: Calibrator, probabilities: NDArray[Any], margins: NDArray[Any]
+) -> Calibrator:
+    """
+    Fit the map of a head whose network has changed to what it answered before.
+
+    Parameters
+    ----------
+    before : Calibrator
+    probabilities : ndarray of shape (rows,)
+        What the head answered.
+    margins : ndarray of shape (rows,)
+        Its raw log-odds now.
+
+    Returns
+    -------
+    Calibrator
+        That from before, where the fitted map would turn the ranking round.
+
+    Examples
+    --------
+    >>> z = np.array([-2.0, 0.0, 1.0])
+    >>> found = fit_calibrator_to(Calibrator(), 1 / (1 + np.exp(-z)), 2 * z + 1)
+    >>> round(found.slope, 3), round(found.intercept, 3)
+    (0.5, -0.5)
+    """
+    slope, intercept = _likeliest(
+        margins.astype(np.float64), probabilities.astype(np.float64), np.ones(len(margins))
+    )
+    if slope <= 0:
+        return before
+    return replace(
+        before, slope=slope, intercept=intercept, note="fitted to the answers of the model before"
+    )
+
+
+def _likeliest(
+    z: NDArray[np.float64], target: NDArray[np.float64], weights: NDArray[np.float64]
+) -> tuple[float, float]:
+    """Slope and intercept under which probabilities of events are likeliest."""
+    from sklearn.linear_model import LogisticRegression
+
     # Unit variance keeps the solver from stopping early on very confident heads.
     centre, scale = z.mean(), max(float(z.std()), 1e-12)
     scaled = np.tile((z - centre) / scale, 2)[:, None]
     # Each row counts as an event by its target, and as a non-event by the rest.
-    target = _smoothed(y, chosen)
-    shares = np.concatenate([chosen * target, chosen * (1 - target)])
+    shares = np.concatenate([weights * target, weights * (1 - target)])
     fit = LogisticRegression(C=np.inf, tol=1e-9, max_iter=1000).fit(
-        scaled, np.repeat([1, 0], len(y)), sample_weight=shares
+        scaled, np.repeat([1, 0], len(z)), sample_weight=shares
     )
     slope = float(fit.coef_[0, 0]) / scale
-    if slope <= 0:
-        return Calibrator(events=events, note="not fitted: the head does not rank validation rows")
-    intercept = float(fit.intercept_[0] - slope * centre)
-    return Calibrator(slope=slope, intercept=intercept, events=events, note="fitted")
+    return slope, float(fit.intercept_[0] - slope * centre)
 
 
 def _smoothed(y: NDArray[Any], weights: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -123,6 +123,24 @@ class Task:
     maturity_days: int | None = None
 
 
+def label_column(task: Task) -> Column:
+    """
+    A column to ignore that holds a task's label.
+
+    Parameters
+    ----------
+    task : Task
+
+    Returns
+    -------
+    Column
+        Of the type that the task's positive value has.
+    """
+    kinds = {bool: "boolean", str: "string", int: "integer", float: "number"}
+    kind = "number" if task.kind == "regression" else kinds.get(type(task.positive[0]), "string")
+    return Column(task.label, kind, "ignored")
+
+
 def decoded(column: Column) -> pl.Expr:
     """Values of a column with its missing codes, and NaN, as null."""
     value = pl.col(column.name)

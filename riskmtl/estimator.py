@@ -12,11 +12,13 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from riskmtl.base import MultiTaskEstimator, is_number
+from riskmtl.adapting import AdaptingMixin
+from riskmtl.base import is_number
 from riskmtl.borrowing import borrowing
 from riskmtl.device import resolve_device
 from riskmtl.errors import unknown_name
-from riskmtl.history import history_frame
+from riskmtl.history import history_frame, kept_epochs
+from riskmtl.labelling import LabellingMixin
 from riskmtl.model import Head, RiskModel
 from riskmtl.networks import NUMERIC_EMBEDDINGS, TRUNKS, NetworkConfig
 from riskmtl.prepared import Prepared
@@ -65,7 +67,7 @@ _SHARES = ("dropout", "feature_dropout", "expert_dropout", "label_smoothing")
 _UNITS = ("expert_units", "shared_units", "decoder_units", "tower_units")
 
 
-class MultiTaskClassifier(MultiTaskEstimator):
+class MultiTaskClassifier(AdaptingMixin, LabellingMixin):
     """
     One network with a head for each outcome.
 
@@ -241,13 +243,16 @@ class MultiTaskClassifier(MultiTaskEstimator):
         whether the task's network has the weights of this epoch. See
         :mod:`riskmtl.training.diagnosis` and :func:`riskmtl.diagnose`.
     best_epoch_ : int
-        The epoch whose weights were kept, from 0; of several networks the latest.
+        The epoch whose weights were kept, from 0; of several networks the latest; -1 after
+        :meth:`fine_tune` where none was better than the weights that it started from.
     best_epochs_ : dict
         Task to the epoch whose weights were kept of its network.
     challenger_ : LightGBMBaseline
         Only with `challenger`.
     blend_weights_ : dict
         Task to the network's share in the answer; only with ``challenger="blend"``.
+    saving_ : Saving
+        What is saved; only after :meth:`only`.
     model_ : RiskModel
 
     Examples
@@ -577,7 +582,8 @@ class MultiTaskClassifier(MultiTaskEstimator):
         super()._take_up(model)
         if model.history is not None:
             self.history_ = model.history
-            self.best_epoch_ = int(model.history.filter("kept")["epoch"][-1])
+            self.best_epochs_ = kept_epochs(model.history)
+            self.best_epoch_ = max(self.best_epochs_.values())
         if model.challenger is not None and not hasattr(self, "challenger_"):
             from riskmtl.baseline import LightGBMBaseline
 
@@ -614,8 +620,6 @@ class MultiTaskClassifier(MultiTaskEstimator):
             data.validation,
         )
         self.history_ = history_frame(trained.history)
-        self.best_epoch_ = trained.best_epoch
-        self.best_epochs_ = dict(zip(names, trained.best_epochs, strict=True))
         scorer = NetworkScorer(
             trained.network,
             shape,

@@ -96,12 +96,34 @@ def read_history(text: str, tasks: Sequence[str]) -> pl.DataFrame:
     if not isinstance(rows, list) or not rows or not all(isinstance(row, dict) for row in rows):
         raise ValueError("history: expected a list of rows")
     frame = history_frame(rows)
-    if not frame["kept"].any():
-        raise ValueError("history: no epoch was kept")
     strange = set(frame["task"]) - set(tasks)
     if strange:
         raise ValueError(f"history: task {min(strange)!r} is none of the model's")
     return frame
+
+
+def kept_epochs(frame: pl.DataFrame) -> dict[str, int]:
+    """
+    The epoch whose weights each task has.
+
+    Parameters
+    ----------
+    frame : polars.DataFrame
+        As :func:`history_frame` makes it.
+
+    Returns
+    -------
+    dict of str to int
+        -1 where no epoch bettered the weights that training started from.
+
+    Examples
+    --------
+    >>> rows = [{"epoch": 0, "task": "a", "kept": False}, {"epoch": 1, "task": "a", "kept": True}]
+    >>> kept_epochs(history_frame(rows))
+    {'a': 1}
+    """
+    kept = pl.when("kept").then("epoch").otherwise(-1).max()
+    return dict(frame.group_by("task", maintain_order=True).agg(kept).rows())
 
 
 def _known(value: Any) -> Any:

@@ -89,6 +89,41 @@ def read_labels(y: Any, *, regression: Sequence[str] = ()) -> Labels:
     return Labels(tasks, _encode(frame, tasks), is_single)
 
 
+def read_label(y: Any, name: str, *, kind: str = "binary") -> Labels:
+    """
+    Read the labels of one task, whatever their column is called.
+
+    Parameters
+    ----------
+    y : as in :func:`read_labels`
+        One column.
+    name : str
+        What the task is to be called.
+    kind : {"binary", "regression"}
+
+    Returns
+    -------
+    Labels
+
+    Raises
+    ------
+    ValueError
+        If there are several columns, or as in :func:`read_labels`.
+
+    Examples
+    --------
+    >>> read_label([0, 1, 1], "fraud").tasks[0].name
+    'fraud'
+    """
+    frame, _ = label_frame(y)
+    if frame.width != 1:
+        raise ValueError(
+            f"y has {frame.width} columns, but {name!r} is one task: give its column alone"
+        )
+    frame = frame.rename({frame.columns[0]: name})
+    return read_labels(frame, regression=[name] if kind == "regression" else [])
+
+
 def encode_labels(y: Any, tasks: Sequence[TaskLabels]) -> NDArray[np.float64]:
     """
     Read labels of other rows with the classes found in training.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import platform
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from importlib.metadata import version
 from typing import Any
@@ -51,6 +51,27 @@ def training_lineage(
         "versions": {"python": platform.python_version(), **{p: version(p) for p in packages}},
         "git_commit": _git_commit(),
     }
+
+
+def made_from(lineage: Mapping[str, Any], how: str) -> dict[str, Any]:
+    """
+    What the lineage of a model says of the one that it was made from.
+
+    Parameters
+    ----------
+    lineage : mapping
+        Of that one.
+    how : str
+        What was done with it.
+
+    Returns
+    -------
+    dict
+        ``how``, and what identifies the other, and what that was made from in its turn.
+        ``model_id`` is there only if it had been read from disk.
+    """
+    kept = ("model_id", "created", "rows", "data_sha256", "made_from")
+    return {"how": how, **{name: lineage[name] for name in kept if name in lineage}}
 
 
 def _counts(task: TaskLabels, labels: NDArray[np.float32]) -> dict[str, int | None]:

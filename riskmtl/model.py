@@ -48,6 +48,10 @@ class Head:
     own, lent, lift : float
         What is calibrated: `own` times the head's log-odds, `lent` times the mean of the other
         binary heads', and `lift`. See :func:`riskmtl.borrowing.borrowing`.
+    leans_on : tuple of str
+        Whose mean that is; empty: all other binary heads'.
+    answers : bool
+        Whether it gives an answer, or only lends to other heads.
     """
 
     task: str
@@ -61,6 +65,8 @@ class Head:
     own: float = 1.0
     lent: float = 0.0
     lift: float = 0.0
+    leans_on: tuple[str, ...] = ()
+    answers: bool = True
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values that JSON can hold."""
@@ -74,7 +80,8 @@ class Head:
         if not 0 <= values["blend"] <= 1:
             raise ValueError(f"blend must lie between 0 and 1, got {values['blend']!r}")
         calibrator = Calibrator.from_dict(values["calibrator"])
-        return cls(**{**values, "classes": tuple(values["classes"]), "calibrator": calibrator})
+        texts = {name: tuple(values.get(name, ())) for name in ("classes", "leans_on")}
+        return cls(**{**values, **texts, "calibrator": calibrator})
 
 
 def uncalibrated(heads: Sequence[Head], raw: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -115,10 +122,39 @@ def linear_form(heads: Sequence[Head]) -> tuple[NDArray[np.float64], NDArray[np.
     binary = [i for i, head in enumerate(heads) if head.kind == "binary"]
     for i in binary:
         head, others = heads[i], [j for j in binary if j != i]
+        if head.leans_on:
+            others = [j for j in others if heads[j].task in head.leans_on]
         if head.lent:
             factors[i] = head.own * alone[0][i] + head.lent * alone[0][others].mean(0)
             offsets[i] = head.own * alone[1][i] + head.lent * alone[1][others].mean() + head.lift
     return factors, offsets
+
+
+def taken_by(heads: Sequence[Head], chosen: Sequence[int]) -> list[int]:
+    """
+    Which raw outputs the answers of some heads take: their own, and those they lean on.
+
+    Parameters
+    ----------
+    heads : sequence of Head
+    chosen : sequence of int
+        Positions of the heads that answer.
+
+    Returns
+    -------
+    list of int
+        Positions in ascending order.
+
+    Examples
+    --------
+    >>> taken_by([Head("a"), Head("b", lent=0.5), Head("c")], [0])
+    [0]
+    >>> taken_by([Head("a"), Head("b", lent=0.5), Head("c")], [1])
+    [0, 1, 2]
+    """
+    factors, _ = linear_form(heads)
+    taken: list[int] = np.flatnonzero(factors[list(chosen)].any(axis=0)).tolist()
+    return taken
 
 
 @dataclass(slots=True)
@@ -146,6 +182,8 @@ class RiskModel:
     history : polars.DataFrame, optional
         What the network's training recorded of each epoch and task; see
         :attr:`riskmtl.MultiTaskClassifier.history_`.
+    lenders : list of Head
+        Heads of the scorer, after those that answer, that these lean on.
     """
 
     encoder: FeatureEncoder
@@ -158,6 +196,7 @@ class RiskModel:
     background: NDArray[np.float32] | None = None
     reference: Reference | None = None
     history: pl.DataFrame | None = None
+    lenders: list[Head] = field(default_factory=list)
 
     @classmethod
     def load(cls, folder: str | Path, *, with_challenger: bool = False) -> RiskModel:
@@ -195,6 +234,46 @@ class RiskModel:
     def tasks(self) -> list[str]:
         """Names of the binary tasks, in the order of the columns of :meth:`probabilities`."""
         return [head.task for head in self.heads if head.kind == "binary"]
+
+    @property
+    def scored(self) -> list[Head]:
+        """Heads of the scorer's outputs: those that answer, then those that only lend."""
+        return [*self.heads, *self.lenders]
+
+    def only(self, tasks: Sequence[str]) -> RiskModel:
+        """
+        A model that answers for some of the tasks as this one does.
+
+        Parameters
+        ----------
+        tasks : sequence of str
+            At least one of them binary. The order stays that of this model.
+
+        Returns
+        -------
+        RiskModel
+            Without what only the other heads use; heads that these lean on stay behind the scenes.
+            The schema forgets the other tasks; their labels become columns to ignore.
+        """
+        heads = self.scored
+        chosen = [i for i, head in enumerate(self.heads) if head.task in tasks]
+        lenders = [i for i in taken_by(heads, chosen) if i not in chosen]
+        reference = self.reference
+        if reference is not None:
+            scores = tuple(bins for bins in reference.scores if bins.name in tasks)
+            reference = replace(reference, scores=scores)
+        return replace(
+            self,
+            scorer=self.scorer.only([*chosen, *lenders]),
+            heads=[heads[i] for i in chosen],
+            lenders=[
+                replace(heads[i], own=1.0, lent=0.0, lift=0.0, answers=False) for i in lenders
+            ],
+            schema=None if self.schema is None else self.schema.only(tasks),
+            challenger=None if self.challenger is None else self.challenger.only(tasks),
+            reference=reference,
+            history=_of_tasks(self.history, tasks),
+        )
 
     def encode(self, table: Any) -> NDArray[np.float32]:
         """Encode a table as the scorer wants it, ``(rows, features)``."""
@@ -236,7 +315,7 @@ class RiskModel:
 
         Parameters
         ----------
-        raw : ndarray of shape (rows, heads)
+        raw : ndarray of shape (rows, heads of the scorer)
         calibrated : bool
 
         Returns
@@ -244,7 +323,7 @@ class RiskModel:
         ndarray of shape (rows, heads)
             Log-odds, or predictions.
         """
-        found = uncalibrated(self.heads, raw)
+        found = uncalibrated(self.scored, raw)[:, : len(self.heads)]
         if not calibrated:
             return found
         return np.column_stack(
@@ -283,6 +362,11 @@ class RiskModel:
                 for head in self.heads
             }
         )
+
+
+def _of_tasks(history: pl.DataFrame | None, tasks: Sequence[str]) -> pl.DataFrame | None:
+    own = None if history is None else history.filter(pl.col("task").is_in(tasks))
+    return None if own is None or own.is_empty() else own
 
 
 def sigmoid(margins: NDArray[np.float64]) -> NDArray[np.float64]:

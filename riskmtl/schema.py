@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from datetime import date, datetime, timedelta
 from typing import Any
 
@@ -28,6 +28,7 @@ from riskmtl.columns import (
     Task,
     among,
     decoded,
+    label_column,
     moment,
     out_of_years,
 )
@@ -378,6 +379,60 @@ class DataSchema:
             else c.name
             for c in columns
         )
+
+    # ---- other tasks -------------------------------------------------------------------------
+
+    def only(self, tasks: Sequence[str]) -> DataSchema:
+        """
+        The schema of a model of some of the tasks.
+
+        Parameters
+        ----------
+        tasks : sequence of str
+
+        Returns
+        -------
+        DataSchema
+            Labels of the other tasks are columns to ignore, so that a table may still have them.
+        """
+        kept = tuple(task for task in self.tasks if task.name in tasks)
+        known = {column.name for column in self.columns} | {task.label for task in kept}
+        labels = {task.label: label_column(task) for task in self.tasks if task.label not in known}
+        rule = self.split_rule
+        if rule.stratify not in (None, *(task.name for task in kept)):
+            rule = replace(rule, stratify=None)
+        columns = (*self.columns, *labels.values())
+        return replace(self, columns=columns, tasks=kept, split_rule=rule)
+
+    def with_task(self, task: Task) -> DataSchema:
+        """
+        The schema of a model that has one more task.
+
+        Parameters
+        ----------
+        task : Task
+
+        Returns
+        -------
+        DataSchema
+
+        Raises
+        ------
+        DataError
+            If the task has the name of another, or its label is an input, or a column that it
+            filters on is not declared.
+        """
+        if task.name in [other.name for other in self.tasks]:
+            raise DataError(f"task {task.name!r} is in schema {self.name!r} already")
+        if task.label in [column.name for column in self.input_columns]:
+            raise DataError(f"label {task.label!r} is an input: a head would read its own answer")
+        declared = {column.name for column in self.columns}
+        for name in task.where:
+            if name not in declared:
+                raise DataError(f"task {task.name!r} filters on {name!r}, which is not declared")
+        return replace(self, tasks=(*self.tasks, task))
+
+    # ---- times -------------------------------------------------------------------------------
 
     def times(self, frame: pl.DataFrame) -> pl.Series | None:
         """Moments of the rows; ``None`` without a time column."""

@@ -19,6 +19,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from riskmtl.networks import IndependentNetworks, Network, NetworkConfig, groups_of
+from riskmtl.networks.resizing import shrunk
 
 # Activations of so many rows stay in a CPU's cache; a GPU wants far more at once.
 CPU_ROWS = 1024
@@ -39,6 +40,9 @@ class Scorer(Protocol):
 
     def raw(self, encoded: NDArray[np.float32] | Tensor) -> NDArray[np.float64]:
         """Map ``(rows, features)`` to ``(rows, heads)``."""
+
+    def only(self, heads: Sequence[int]) -> Scorer:
+        """A scorer of some of the heads."""
 
     def write(self, folder: Path) -> dict[str, Any]:
         """Write files into a folder and return what else is needed to read them."""
@@ -121,6 +125,38 @@ class NetworkScorer:
             network, shape, self.cardinalities, self.regression, device=str(self.device)
         )
 
+    def with_network(self, network: Network | IndependentNetworks) -> NetworkScorer:
+        """A scorer with another network of the same shape."""
+        return NetworkScorer(
+            network, self.shape, self.cardinalities, self.regression, device=str(self.device)
+        )
+
+    def beside(self, network: Network | IndependentNetworks, *, regression: bool) -> NetworkScorer:
+        """A scorer of one head more, which has a network for itself."""
+        assert isinstance(self.network, IndependentNetworks)
+        new = network if isinstance(network, Network) else network.networks[0]
+        head, shape = len(self.regression), self.shape
+        whole = IndependentNetworks([*self.network.networks, new], [*self.network.groups, [head]])
+        if shape.groups:
+            shape = replace(shape, groups=(*shape.groups, (head,)))
+        if shape.cut_trunks:
+            shape = replace(shape, cut_trunks=(*shape.cut_trunks, (0, ())))
+        return NetworkScorer(
+            whole.eval(),
+            shape,
+            self.cardinalities,
+            [*self.regression, regression],
+            device=str(self.device),
+        )
+
+    def only(self, heads: Sequence[int]) -> NetworkScorer:
+        """A scorer of some of the heads, without what only the others use."""
+        network, shape = shrunk(self.network, self.shape, self.cardinalities, heads)
+        regression = [self.regression[head] for head in heads]
+        return NetworkScorer(
+            network, shape, self.cardinalities, regression, device=str(self.device)
+        )
+
     def write(self, folder: Path) -> dict[str, Any]:
         """Write ``weights.safetensors``."""
         weights = {name: t.cpu().contiguous() for name, t in self.network.state_dict().items()}
@@ -144,7 +180,10 @@ class NetworkScorer:
         else:
             parts = [[regression[task] for task in group] for group in groups]
             network = IndependentNetworks(
-                [Network(cardinalities, len(kinds), shape, regression=kinds) for kinds in parts],
+                [
+                    Network(cardinalities, len(kinds), shape.part(i), regression=kinds)
+                    for i, kinds in enumerate(parts)
+                ],
                 groups,
             )
         network.load_state_dict(load_file(folder / "weights.safetensors"))
@@ -204,6 +243,10 @@ class TreeScorer:
             for booster in self._boosters
         ]
 
+    def only(self, heads: Sequence[int]) -> TreeScorer:
+        """A scorer of some of the heads."""
+        return TreeScorer([self.models[head] for head in heads], threads=self.threads)
+
     def write(self, folder: Path) -> dict[str, Any]:
         """Write ``head_0.lgb.txt``, ``head_1.lgb.txt``, …."""
         for position, text in enumerate(self.models):
@@ -250,6 +293,13 @@ class LinearScorer:
             codes = encoded[:, position].astype(np.int64) + a["offset"][position]
             margins += a["table"][codes]
         return np.asarray(margins, dtype=np.float64)
+
+    def only(self, heads: Sequence[int]) -> LinearScorer:
+        """A scorer of some of the heads."""
+        per_head = ("slope", "missing", "table", "intercept")
+        return LinearScorer(
+            {n: a[..., list(heads)] if n in per_head else a for n, a in self.arrays.items()}
+        )
 
     def write(self, folder: Path) -> dict[str, Any]:
         """Write ``coefficients.safetensors``."""

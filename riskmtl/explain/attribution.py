@@ -202,7 +202,7 @@ def _folded(
 ) -> NDArray[np.float64]:
     """Contributions to raw outputs, summed over groups, as contributions to heads' log-odds."""
     grouped = np.stack([raw[:, list(group)].sum(1) for group in columns], axis=1)
-    factors, _ = linear_form(model.heads)
+    factors, _ = linear_form(model.scored)
     slopes = [model.heads[i].calibrator.slope if calibrated else 1.0 for i in positions]
     return np.asarray(grouped @ factors[positions].T * slopes)
 

@@ -142,12 +142,17 @@ def _gated_networks(model: RiskModel) -> tuple[list[tuple[Network, list[str]]], 
     scorer = model.parts().get(NetworkScorer.name, model).scorer
     if not isinstance(scorer, NetworkScorer):
         raise _no_gates(scorer.name)
+    if scorer.shape.cut_trunks:
+        raise ValueError(
+            "the network keeps the gates and experts of heads that it does not answer for: "
+            "ask the model that it was taken from"
+        )
     anything = torch.zeros(1, len(scorer.cardinalities), device=scorer.device)
     with torch.inference_mode():
         has_gates = all(network.gated(anything) for network in scorer.networks)
     if not has_gates:
         raise _no_gates(scorer.shape.network)
-    names = [head.task for head in model.heads]
+    names = [head.task for head in model.scored]
     if isinstance(scorer.network, Network):
         return [(scorer.network, [*names, SHARED])], scorer
     tasks = [[names[task] for task in group] for group in scorer.network.groups]

@@ -27,7 +27,7 @@ from riskmtl.networks.mmoe import MMoE
 from riskmtl.networks.ple import PLE
 from riskmtl.networks.shared_bottom import SharedBottom
 from riskmtl.networks.soft_sharing import soft_sharing
-from riskmtl.networks.trunk import SHARED, Gated, Trace, Trunk, owned
+from riskmtl.networks.trunk import SHARED, Gated, SomeTasks, Trace, Trunk, owned
 
 __all__ = [
     "NUMERIC_EMBEDDINGS",
@@ -100,7 +100,10 @@ class Network(nn.Module):
         self.members: MemberScalings | None = None
         if config.members > 1 or config.is_cut:
             self.members = MemberScalings(config.members, self.embedding.widths)
-        self.trunk = TRUNKS[config.network](width, tasks, config)
+        trunk_tasks, answered = config.cut_trunks[0] if config.cut_trunks else (0, ())
+        self.trunk = TRUNKS[config.network](width, trunk_tasks or tasks, config)
+        if trunk_tasks:
+            self.trunk = SomeTasks(self.trunk, answered)
         width = self.trunk.out_features
         self.linear = LinearPath(self.embedding.out_features, tasks) if config.linear_path else None
         self.towers = Towers(

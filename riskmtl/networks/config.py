@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 
@@ -56,6 +56,9 @@ class NetworkConfig:
         Share of the experts that each gate does without in a training step.
     groups : tuple of tuple of int
         Positions of the tasks that share a network; none: all share one.
+    cut_trunks : tuple of (int, tuple of int)
+        For each network: the number of tasks of its trunk, and those that it answers for, where it
+        keeps a trunk of more tasks; 0 and none where it does not. Empty: no network does.
     linear_path : bool
         Whether a linear path leads from the embedded features to each head.
     dropout : float
@@ -86,6 +89,7 @@ class NetworkConfig:
     active_experts: int = 2
     expert_dropout: float = 0.0
     groups: tuple[tuple[int, ...], ...] = ()
+    cut_trunks: tuple[tuple[int, tuple[int, ...]], ...] = ()
     linear_path: bool = False
     dropout: float = 0.3
     feature_dropout: float = 0.0
@@ -94,6 +98,10 @@ class NetworkConfig:
     def from_dict(cls, values: Mapping[str, Any]) -> NetworkConfig:
         """Build a shape from what :func:`dataclasses.asdict` gave, lists for tuples allowed."""
         return cls(**{name: _frozen(value) for name, value in values.items()})
+
+    def part(self, position: int) -> NetworkConfig:
+        """Shape of one of several networks by itself."""
+        return replace(self, groups=(), cut_trunks=self.cut_trunks[position : position + 1])
 
 
 def _frozen(value: Any) -> Any:

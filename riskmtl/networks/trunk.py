@@ -120,11 +120,18 @@ class Trunk(nn.Module, ABC):
             All of this one, with the other representations left out; a subclass that knows what
             only the other tasks use drops that.
         """
-        return _SomeTasks(self, tasks)
+        return SomeTasks(self, tasks)
 
 
-class _SomeTasks(Trunk):
-    """Another trunk's representations of some tasks."""
+class SomeTasks(Trunk):
+    """
+    A whole trunk that answers for some of its tasks.
+
+    Parameters
+    ----------
+    whole : Trunk
+    tasks : sequence of int
+    """
 
     def __init__(self, whole: Trunk, tasks: Sequence[int]) -> None:
         super().__init__()
@@ -139,6 +146,10 @@ class _SomeTasks(Trunk):
     def rest(self, *parts: Tensor, trace: Trace | None = None) -> Tensor:
         """What it does then, for some tasks."""
         return self.whole.rest(*parts, trace=trace)[self.tasks]
+
+    def only(self, tasks: Sequence[int]) -> SomeTasks:
+        """The same whole, for fewer of its tasks."""
+        return SomeTasks(self.whole, [self.tasks[task] for task in tasks])
 
 
 def owned(module: nn.Module, prefix: str, owners: Tensor) -> dict[str, Tensor]:

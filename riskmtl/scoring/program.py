@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
 
 from riskmtl.encoding import MISSING, UNSEEN
-from riskmtl.model import Head, RiskModel, linear_form
+from riskmtl.model import Head, RiskModel, linear_form, taken_by
 from riskmtl.scorers import NetworkScorer
 
 if TYPE_CHECKING:
@@ -55,10 +55,10 @@ class Program(nn.Module):
     def __init__(self, model: RiskModel, heads: Sequence[int]) -> None:
         super().__init__()
         assert isinstance(model.scorer, NetworkScorer)
-        factors, offsets = linear_form(model.heads)
+        factors, offsets = linear_form(model.scored)
+        used = taken_by(model.scored, heads)
         # (heads in the answer, heads that it takes)
         factors, offsets = factors[list(heads)], offsets[list(heads)]
-        used = np.flatnonzero(factors.any(axis=0)).tolist()
         chosen = [model.heads[i] for i in heads]
         slope = np.array([head.calibrator.slope for head in chosen])
         intercept = np.array([head.calibrator.intercept for head in chosen])

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import json
 import logging
 import time
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from functools import cache
@@ -27,6 +28,7 @@ from riskmtl.training.batches import TensorBatches
 from riskmtl.training.callbacks import BestWeights, FitProgress, KeptHistory
 from riskmtl.training.config import TrainingConfig
 from riskmtl.training.diagnosis import draw_probe
+from riskmtl.training.freezing import Frozen, FrozenSlices
 from riskmtl.training.module import MultiTaskModule
 from riskmtl.training.penalties import Penalties, penalty_factors
 from riskmtl.training.processes import SameRun, require_whole_networks
@@ -53,7 +55,8 @@ class Trained:
     history : list of dict
         Per epoch and task what :class:`MultiTaskModule` tells, and whether the epoch was ``kept``.
     best_epochs : tuple of int
-        The epoch whose weights each task has, from 0; the same for those of one network.
+        The epoch whose weights each task has, from 0; the same for those of one network. -1: those
+        that training started from, which no epoch bettered.
     seconds : float
         Wall time.
     """
@@ -76,6 +79,9 @@ def train(
     config: TrainingConfig,
     rows: TrainingRows,
     validation: TrainingRows,
+    *,
+    start: Network | IndependentNetworks | None = None,
+    frozen: Frozen | None = None,
 ) -> Trained:
     """
     Train a network, or one network per task or group of tasks.
@@ -92,6 +98,12 @@ def train(
     plan : TaskPlan
     config : TrainingConfig
     rows, validation : TrainingRows
+    start : Network or IndependentNetworks, optional
+        Trained already: training goes on from a copy of it, embedding and all. Its weights count
+        as those of an epoch before the first.
+    frozen : mapping of str to Tensor of bool, or True, optional
+        Slices of a network's parameters that stay as they are; see
+        :class:`riskmtl.training.freezing.FrozenSlices`. Not for independent networks.
 
     Returns
     -------
@@ -100,16 +112,28 @@ def train(
     groups = groups_of(shape, len(plan.names))
     require_together(plan, groups)
     if len(groups) == 1 and shape.network != "single_task":
-        return _train_one(shape, cardinalities, plan, config, rows, validation)
+        assert not isinstance(start, IndependentNetworks)
+        return _train_one(
+            shape, cardinalities, plan, config, rows, validation, start=start, frozen=frozen
+        )
+    starts: list[Any] = [None] * len(groups)
+    if isinstance(start, IndependentNetworks):
+        starts = list(start.networks)
     parts = []
-    for group in groups:
+    for position, group in enumerate(groups):
         own_plan = plan.only(group)
         folder = config.checkpoint_dir
         name = "+".join(own_plan.names)
         own = replace(config, checkpoint_dir=None if folder is None else Path(folder) / name)
         parts.append(
             _train_one(
-                shape, cardinalities, own_plan, own, rows.only(group), validation.only(group)
+                shape.part(position),
+                cardinalities,
+                own_plan,
+                own,
+                rows.only(group),
+                validation.only(group),
+                start=starts[position],
             )
         )
     network = IndependentNetworks([part.network for part in parts], groups).eval()
@@ -129,27 +153,29 @@ def _train_one(
     config: TrainingConfig,
     rows: TrainingRows,
     validation: TrainingRows,
+    *,
+    start: Network | None = None,
+    frozen: Frozen | None = None,
 ) -> Trained:
     started = time.perf_counter()
     if not len(validation.x):
         # Nobody observes this task in the validation rows: better its own rows than none.
         validation = rows
-    run = cache(lambda: _run(shape, plan, config, rows, validation))
+    run = cache(lambda: _run(shape, plan, config, rows, validation, start, frozen or {}))
     best = BestWeights()
     with torch.random.fork_rng(), _quiet_lightning():
+        network = _beginning(shape, cardinalities, plan, config, rows, start)
+        trained = copy.deepcopy(network)
+        held = [FrozenSlices(network, frozen)] if frozen else []
         trainer = _trainer(
             config,
-            [best, SameRun(lambda: f"{run()} {checkpoint is not None}")],
+            [best, *held, SameRun(lambda: f"{run()} {checkpoint is not None}")],
             max(1, len(rows.x) // config.batch_size),
             ", ".join(plan.names),
         )
         require_whole_networks(trainer)
         checkpoint = _checkpoint(config, run)
         device = trainer.strategy.root_device
-        torch.manual_seed(config.seed)
-        network = Network(cardinalities, len(plan.names), shape, regression=plan.regression)
-        network.embedding.fit(rows.x)
-        network.towers.start_at(_base_outputs(rows.y, plan))
         factors = penalty_factors(
             network, shape.network, config.penalties, torch.from_numpy(rows.x[:2])
         )
@@ -176,17 +202,34 @@ def _train_one(
         )
         if config.compile:
             network.compile()
-        trainer.fit(
-            module,
-            batches,
-            TensorBatches(*_tensors(validation, device), size=_VALIDATION_BATCH),
-            ckpt_path=checkpoint,
-        )
-        trained = Network(cardinalities, len(plan.names), shape, regression=plan.regression)
+        held_out = TensorBatches(*_tensors(validation, device), size=_VALIDATION_BATCH)
+        if start is not None:
+            trainer.validate(module, held_out, verbose=False)
+            module.history.clear()
+            best.epoch = -1
+        trainer.fit(module, batches, held_out, ckpt_path=checkpoint)
         trained.load_state_dict(best.weights)
     seconds = time.perf_counter() - started
     history = [{**row, "kept": row["epoch"] == best.epoch} for row in module.history]
     return Trained(trained.eval(), history, (best.epoch,) * len(plan.names), seconds)
+
+
+def _beginning(
+    shape: NetworkConfig,
+    cardinalities: Sequence[int],
+    plan: TaskPlan,
+    config: TrainingConfig,
+    rows: TrainingRows,
+    start: Network | None,
+) -> Network:
+    """The network that training begins with."""
+    if start is not None:
+        return copy.deepcopy(start).cpu().train()
+    torch.manual_seed(config.seed)
+    network = Network(cardinalities, len(plan.names), shape, regression=plan.regression)
+    network.embedding.fit(rows.x)
+    network.towers.start_at(base_outputs(rows.y, plan))
+    return network
 
 
 def _trainer(
@@ -227,8 +270,19 @@ def _trainer(
     return pl.Trainer(callbacks=callbacks, **options)
 
 
-def _base_outputs(y: NDArray[np.float32], plan: TaskPlan) -> torch.Tensor:
-    """What each head says before it knows anything: its (reweighted) base rate as log-odds."""
+def base_outputs(y: NDArray[np.float32], plan: TaskPlan) -> torch.Tensor:
+    """
+    What each head says before it knows anything: its (reweighted) base rate as log-odds.
+
+    Parameters
+    ----------
+    y : ndarray of shape (rows, tasks)
+    plan : TaskPlan
+
+    Returns
+    -------
+    Tensor of shape (tasks,)
+    """
     outputs = []
     for task, is_regression in enumerate(plan.regression):
         seen = y[~np.isnan(y[:, task]), task]
@@ -304,6 +358,8 @@ def _run(
     config: TrainingConfig,
     rows: TrainingRows,
     validation: TrainingRows,
+    start: Network | None,
+    frozen: Frozen,
 ) -> str:
     """What a training is made of, as a text."""
     settings = {
@@ -312,7 +368,19 @@ def _run(
         "training": config.essence(),
         "data": [_fingerprint(rows), _fingerprint(validation)],
     }
+    if start is not None:
+        weights = {name: value.cpu() for name, value in start.state_dict().items()}
+        held = {name: torch.as_tensor(value).cpu() for name, value in frozen.items()}
+        settings["start"] = [_digest(weights), _digest(held)]
     return json.dumps(settings, sort_keys=True)
+
+
+def _digest(tensors: Mapping[str, torch.Tensor]) -> str:
+    digest = hashlib.sha256()
+    for name in sorted(tensors):
+        digest.update(name.encode())
+        digest.update(np.ascontiguousarray(tensors[name].numpy()).data)
+    return digest.hexdigest()
 
 
 def _fingerprint(rows: TrainingRows) -> str:

@@ -1,0 +1,475 @@
+"""A head added to a trained network, heads taken out of it, and a network moved to other rows."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+import pytest
+import torch
+from numpy.typing import NDArray
+
+from riskmtl import DataSchema, MultiTaskClassifier
+from riskmtl.metrics import log_loss, roc_auc
+from riskmtl.model import Head, taken_by, uncalibrated
+from riskmtl.networks import Network
+from riskmtl.schema import DataError, Task
+from riskmtl.training.fit import ResumeError
+
+SMALL: dict[str, Any] = {
+    "members": 2,
+    "expert_units": (16, 8),
+    "shared_units": (16,),
+    "tower_units": (8,),
+    "embedding_dim": 4,
+    "bins": 8,
+    "steps": 1,
+    "experts": 3,
+    "epochs": 3,
+    "batch_size": 64,
+    "learning_rate": 0.02,
+    "dropout": 0.0,
+    "device": "cpu",
+    "precision": "32",
+    "random_state": 0,
+}
+NETWORKS = ("ple", "mmoe", "shared_bottom", "single_task")
+# Rounding of float32 products over another number of groups.
+ROUNDING = 1e-5
+
+
+def table(rows: int = 800, seed: int = 0) -> tuple[pl.DataFrame, pl.DataFrame]:
+    """Three outcomes of one risk, and an amount; each partly unobserved."""
+    rng = np.random.default_rng(seed)
+    X = pl.DataFrame(
+        {
+            "a": rng.normal(size=rows),
+            "b": rng.normal(size=rows),
+            "country": rng.choice(["FR", "DE", "NL"], rows),
+        }
+    )
+    risk = (X["a"] + X["b"] * (X["country"] == "NL")).to_numpy()
+    labels = {
+        name: (rng.random(rows) < 1 / (1 + np.exp(1 - 2 * risk))).astype(float)
+        for name in ("default", "fraud", "takeover")
+    }
+    labels["loss"] = risk + rng.normal(size=rows)
+    hidden = {name: pl.Series(rng.random(rows) < 0.2) for name in labels}
+    y = pl.DataFrame(labels)
+    return X, y.with_columns(
+        pl.when(hidden[name]).then(None).otherwise(name).alias(name) for name in labels
+    )
+
+
+X, Y = table()
+OLD = Y.select("default", "fraud")
+
+
+def fitted(network: str = "mmoe", y: pl.DataFrame = OLD, **changes: Any) -> MultiTaskClassifier:
+    return MultiTaskClassifier(network, **{**SMALL, **changes}).fit(X, y)
+
+
+@pytest.fixture(scope="module")
+def models() -> dict[str, MultiTaskClassifier]:
+    return {network: fitted(network) for network in NETWORKS}
+
+
+def margins(model: MultiTaskClassifier, tasks: Any = ("default", "fraud")) -> NDArray[np.float64]:
+    outputs = model.model_.outputs(model.model_.encode(X))
+    return np.column_stack([outputs[task] for task in tasks])
+
+
+def apart(first: MultiTaskClassifier, second: MultiTaskClassifier, tasks: Any) -> float:
+    """Largest difference of two models' answers."""
+    one, two = (model.predict_frame(X).select(tasks).to_numpy() for model in (first, second))
+    return float(abs(one - two).max())
+
+
+def goes_the_whole_way(model: MultiTaskClassifier, folder: Path) -> None:
+    """Saved and read again it answers the same, and its explanations add up."""
+    model.save(folder)
+    again = MultiTaskClassifier.load(folder)
+    assert again.tasks_ == model.tasks_
+    np.testing.assert_allclose(again.predict_proba(X), model.predict_proba(X), atol=1e-6)
+    found = again.explain(X[:2], budget=4, background=X[:6])
+    np.testing.assert_allclose(
+        found.base + found.values.sum(1), again.decision_function(X[:2]), atol=1e-6
+    )
+    assert again.get_params()["members"] == model.get_params()["members"]
+
+
+# ---- one more head -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("network", NETWORKS)
+def test_old_heads_answer_as_before_and_the_new_one_learns(
+    models: dict[str, MultiTaskClassifier], network: str, tmp_path: Path
+) -> None:
+    model = models[network]
+    before, weights = margins(model), model.model_.scorer.network.state_dict()
+    larger = model.add_task("takeover", X, Y["takeover"])
+    assert larger.tasks_ == ["default", "fraud", "takeover"]
+    assert abs(margins(larger) - before).max() < ROUNDING
+    new, labels = table(seed=1)
+    area = roc_auc(labels["takeover"].to_numpy(), larger.predict_proba(new)[:, 2])
+    assert area > 0.75
+    # The one that it was made from is untouched.
+    assert model.tasks_ == ["default", "fraud"]
+    assert np.array_equal(margins(model), before)
+    again = model.model_.scorer.network.state_dict()
+    assert all(torch.equal(again[name], weights[name]) for name in weights)
+    assert larger.history_["task"].unique().to_list() == ["takeover"]
+    goes_the_whole_way(larger, tmp_path / "model")
+
+
+@pytest.mark.parametrize("network", ["ple", "mmoe"])
+def test_only_what_the_new_head_owns_has_moved(
+    models: dict[str, MultiTaskClassifier], network: str
+) -> None:
+    larger = models[network].add_task("takeover", X, Y["takeover"], learning_rate=0.05)
+    old, new = (m.model_.scorer.network for m in (models[network], larger))
+    assert isinstance(new, Network)
+    before, after = old.state_dict(), new.state_dict()
+    owners = new.owners()
+    for name, value in before.items():
+        if name not in owners:
+            assert torch.equal(after[name], value), name
+    assert torch.equal(after["towers.out.weight"][:4], before["towers.out.weight"])
+    moved = after["towers.hidden.layers.0.weight"][4:]
+    assert not torch.equal(moved, torch.zeros_like(moved))
+
+
+def test_distilled_heads_are_held_while_everything_learns(
+    models: dict[str, MultiTaskClassifier], tmp_path: Path
+) -> None:
+    model = models["ple"]
+    larger = model.add_task("takeover", X, Y["takeover"], shared="distilled", learning_rate=0.01)
+    old, new = model.predict_proba(X), larger.predict_proba(X)
+    assert 1e-6 < abs(new[:, :2] - old).max() < 0.2
+    assert np.corrcoef(new[:, 0], old[:, 0])[0, 1] > 0.98
+    np.testing.assert_allclose(new[:, :2].mean(0), old.mean(0), atol=0.01)
+    shared = "trunk.levels.0.experts.layers.0.weight"
+    states = [m.model_.scorer.network.state_dict()[shared] for m in (model, larger)]
+    assert not torch.equal(states[0][-1], states[1][-1])
+    assert set(larger.history_["task"]) == {"default", "fraud", "takeover"}
+    goes_the_whole_way(larger, tmp_path / "model")
+
+
+def test_independent_networks_get_one_more(models: dict[str, MultiTaskClassifier]) -> None:
+    model = models["single_task"]
+    larger = model.add_task("takeover", X, Y["takeover"], shared="distilled")
+    assert np.array_equal(margins(larger), margins(model))
+    assert larger.model_.scorer.network.groups == [[0], [1], [2]]
+
+
+def test_several_heads_one_after_the_other_a_regression_among_them(
+    models: dict[str, MultiTaskClassifier], tmp_path: Path
+) -> None:
+    larger = models["mmoe"].add_task("loss", X, Y["loss"], kind="regression")
+    found = larger.predict_frame(X)["loss"].to_numpy()
+    known = Y["loss"].is_not_null().to_numpy()
+    assert np.corrcoef(found[known], Y["loss"].to_numpy()[known])[0, 1] > 0.5
+    third = larger.add_task("takeover", X, Y["takeover"].to_numpy())
+    assert third.tasks_ == ["default", "fraud", "takeover"]
+    np.testing.assert_allclose(third.predict_frame(X)["loss"], found, atol=1e-4)
+    assert third.regression_tasks == ["loss"]
+    # A clone can be trained on all of them at once.
+    clone = MultiTaskClassifier(**{**third.get_params(), "epochs": 1})
+    assert clone.fit(X, Y).tasks_ == third.tasks_
+    how = third.model_.lineage["made_from"]
+    assert how["how"] == "add_task('takeover', shared='frozen')"
+    assert how["made_from"]["how"] == "add_task('loss', shared='frozen')"
+    assert list(third.model_.lineage["tasks"]) == ["default", "fraud", "loss", "takeover"]
+    third.save(tmp_path / "model")
+    again = MultiTaskClassifier.load(tmp_path / "model")
+    assert again.model_.lineage["made_from"] == json.loads(json.dumps(how))
+
+
+def test_a_blend_stays_a_blend(tmp_path: Path, tiny: dict[str, Any]) -> None:
+    options = {"challenger": "blend", "challenger_options": tiny["challenger_options"]}
+    model = fitted(**options)
+    larger = model.add_task("takeover", X, Y["takeover"])
+    assert abs(margins(larger) - margins(model)).max() < ROUNDING
+    assert set(larger.blend_weights_) == {"default", "fraud", "takeover"}
+    assert larger.challenger_.tasks_ == larger.tasks_
+    goes_the_whole_way(larger, tmp_path / "larger")
+    alone = larger.only("takeover", report=False)
+    assert apart(alone, larger, ["takeover"]) < 1e-6
+    assert alone.challenger_.tasks_ == ["takeover"]
+    goes_the_whole_way(alone, tmp_path / "alone")
+    tuned = larger.fine_tune(X, Y, epochs=1)
+    assert set(tuned.blend_weights_) == {"default", "fraud", "takeover"}
+    goes_the_whole_way(tuned, tmp_path / "tuned")
+
+
+def test_a_model_with_a_schema_knows_the_new_task(
+    cards: pl.DataFrame, cards_schema: DataSchema, tmp_path: Path
+) -> None:
+    from dataclasses import replace
+
+    online = cards_schema.tasks[1]
+    less = replace(cards_schema, tasks=cards_schema.tasks[:1])
+    model = MultiTaskClassifier(schema=less, **SMALL).fit(cards)
+    by_schema = model.add_task(online, cards.drop("bad"))
+    assert by_schema.schema == cards_schema
+    assert by_schema.score(cards) > 0.5
+    observed = by_schema.model_.lineage["tasks"]["fraud"]["observed"]
+    assert observed < cards["online"].sum()
+    by_name = model.add_task("late", cards, cards["bad"], epochs=1)
+    assert by_name.schema.tasks[-1] == Task("late", "late", positive=(1,), negative=(0,))
+    by_name.save(tmp_path / "model")
+    again = MultiTaskClassifier.load(tmp_path / "model")
+    labelled = cards.with_columns(late=(pl.col("bad") == "paid").cast(pl.Int8))
+    assert np.array_equal(again.read_labels(labelled)[:, 1], labelled["late"].to_numpy())
+    with pytest.raises(DataError, match="label 'amount' is an input"):
+        model.add_task(Task("large", "amount"), cards)
+
+
+def test_given_validation_rows_and_checkpoints(tmp_path: Path) -> None:
+    model = fitted("shared_bottom", members=1, epochs=1, checkpoint_dir=str(tmp_path))
+    new, labels = table(300, seed=2)
+    options: dict[str, Any] = {"X_val": new, "y_val": labels["takeover"]}
+    larger = model.add_task("takeover", X, Y["takeover"], **options)
+    assert larger.model_.lineage["rows"] == Y["takeover"].count()
+    assert (tmp_path / "add_task takeover frozen" / "last.ckpt").exists()
+    # The same again goes on from the end; other weights to start from are another run.
+    again = model.add_task("takeover", X, Y["takeover"], **options)
+    np.testing.assert_array_equal(again.predict_proba(X), larger.predict_proba(X))
+    other = fitted("shared_bottom", members=1, epochs=1, random_state=1)
+    other.checkpoint_dir, other.random_state = str(tmp_path), 0
+    with pytest.raises(ResumeError, match="a run with other settings or data"):
+        other.add_task("takeover", X, Y["takeover"], **options)
+
+
+def test_heads_that_read_one_another_are_refused() -> None:
+    model = fitted("ple", levels=2, epochs=1)
+    with pytest.raises(ValueError, match="with this shape lets the heads there are depend"):
+        model.add_task("takeover", X, Y["takeover"])
+    part = model.only("fraud", report=False)
+    with pytest.raises(ValueError, match="keeps the trunk of a larger model"):
+        part.add_task("takeover", X, Y["takeover"])
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"name": "fraud"}, "has a task 'fraud' already: choose another name, or fine_tune"),
+        ({"name": "a"}, "'a' is an input: a head would read its own answer"),
+        ({"name": ""}, "name must be the name of a task, or a Task, got ''"),
+        ({"y": None}, "labels of task 'takeover' are missing: give y, or a Task as name"),
+        ({"y": Y}, "y has 4 columns, but 'takeover' is one task: give its column alone"),
+        ({"y": Y["takeover"][:9]}, "X has 800 rows, y has 9"),
+        ({"y": Y["takeover"].clear().extend_constant(None, 800)}, "has no observed label"),
+        ({"name": Task("takeover", "t"), "y": None}, "the model has no schema to read labels"),
+        ({"shared": "melted"}, "unknown shared 'melted': valid are frozen, distilled"),
+        ({"kind": "ordinal"}, "unknown kind 'ordinal': valid are binary, regression"),
+        ({"epochs": 0}, "epochs must be a whole number of at least 1, got 0"),
+        ({"learning_rate": -1.0}, "learning_rate must be a positive number, got -1.0"),
+        ({"X_val": X}, "X_val was given without y_val"),
+        ({"X": X.drop("b")}, "column 'b' is missing: the model was trained with it"),
+    ],
+)
+def test_what_add_task_cannot_read(
+    models: dict[str, MultiTaskClassifier], change: dict[str, Any], message: str
+) -> None:
+    given = {"name": "takeover", "X": X, "y": Y["takeover"], **change}
+    with pytest.raises(ValueError, match=message.replace("(", r"\(")):
+        models["mmoe"].add_task(**given)
+
+
+# ---- fewer heads ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("network", "linear_path"),
+    [("ple", True), ("mmoe", False), ("shared_bottom", True), ("single_task", False)],
+)
+def test_a_part_scores_as_the_whole(network: str, linear_path: bool, tmp_path: Path) -> None:
+    model = fitted(network, Y, linear_path=linear_path, epochs=1, regression_tasks=["loss"])
+    for number, kept in enumerate([["fraud"], ["default", "loss"], ["default", "takeover"]]):
+        part = model.only(*kept, report=False)
+        assert apart(part, model, kept) < 1e-6
+        assert part.saving_.parameters_kept < 1
+        goes_the_whole_way(part, tmp_path / f"part{number}")
+    assert part.only("takeover", report=False).tasks_ == ["takeover"]
+    assert list(part.model_.lineage["tasks"]) == ["default", "takeover"]
+
+
+def test_a_trunk_that_mixes_all_heads_stays_whole(tmp_path: Path) -> None:
+    model = fitted("ple", Y.drop("loss"), levels=2, epochs=1)
+    part = model.only("default", "takeover", report=False).only("takeover", report=False)
+    assert part.model_.scorer.shape.cut_trunks == ((3, (2,)),)
+    assert apart(part, model, ["takeover"]) < 1e-6
+    goes_the_whole_way(part, tmp_path / "part")
+    with pytest.raises(ValueError, match="keeps the gates and experts of heads that it does not"):
+        part.gates(X)
+    assert part.fine_tune(X, Y["takeover"], epochs=1).tasks_ == ["takeover"]
+
+
+def test_who_is_leant_on_stays_behind_the_scenes(tmp_path: Path) -> None:
+    scarce = Y.drop("loss").with_columns(
+        pl.when(pl.int_range(len(Y)) % 20 == 0).then("takeover").alias("takeover")
+    )
+    model = MultiTaskClassifier("ple", **SMALL).fit(X, scarce, X_val=X, y_val=Y.drop("loss"))
+    assert model.model_.heads[2].lent > 0
+    part = model.only("takeover", report=False)
+    assert part.tasks_ == ["takeover"]
+    assert [head.task for head in part.model_.lenders] == ["default", "fraud"]
+    assert apart(part, model, ["takeover"]) < 1e-6
+    goes_the_whole_way(part, tmp_path / "part")
+    # A newcomer lends to nobody, here and in the whole.
+    for each in (part, model):
+        larger = each.add_task("late", X, Y["takeover"], epochs=1)
+        assert larger.tasks_ == [*each.tasks_, "late"]
+        assert abs(margins(larger, ["takeover"]) - margins(each, ["takeover"])).max() < ROUNDING
+    assert part.fine_tune(X, Y["takeover"], epochs=1).tasks_ == ["takeover"]
+    assert model.only("fraud", report=False).model_.lenders == []
+
+
+def test_leaning_on_some_of_the_others() -> None:
+    heads = [Head("a"), Head("b"), Head("c", own=0.5, lent=0.5, leans_on=("a",))]
+    raw = np.array([[1.0, 10.0, 3.0]])
+    assert uncalibrated(heads, raw).tolist() == [[1.0, 10.0, 2.0]]
+    assert taken_by(heads, [2]) == [0, 2]
+    assert Head.from_dict(json.loads(json.dumps(heads[2].to_dict()))) == heads[2]
+
+
+def test_what_is_saved_is_printed(
+    models: dict[str, MultiTaskClassifier], capsys: pytest.CaptureFixture[str]
+) -> None:
+    part = models["ple"].only("fraud")
+    whole = sum(p.numel() for p in models["ple"].model_.scorer.network.parameters())
+    own = sum(p.numel() for p in part.model_.scorer.network.parameters())
+    assert part.saving_.parameters == own
+    assert part.saving_.parameters_kept == own / whole
+    out = capsys.readouterr().out
+    assert out.startswith(f"fraud: {own:,} parameters, {own / whole:.0%} of all; ")
+    assert "of the scoring time saved" in out
+    assert part.model_.lineage["made_from"]["saving"]["parameters"] == own
+
+
+def test_groups_and_parameters_follow_their_tasks(tmp_path: Path) -> None:
+    model = fitted("mmoe", OLD, epochs=1, task_weights={"default": 2.0, "fraud": 1.0})
+    part = model.only("fraud", report=False)
+    assert part.task_weights == {"fraud": 1.0}
+    assert model.task_weights == {"default": 2.0, "fraud": 1.0}
+    for heads, message in [
+        (("frud",), "unknown head 'frud': did you mean 'fraud'"),
+        ((), "at least one binary head"),
+    ]:
+        with pytest.raises(ValueError, match=message):
+            model.only(*heads)
+
+
+def test_a_schema_forgets_the_other_tasks(cards: pl.DataFrame, cards_schema: DataSchema) -> None:
+    model = MultiTaskClassifier(schema=cards_schema, **{**SMALL, "epochs": 1}).fit(cards)
+    part = model.only("fraud", report=False)
+    assert [task.name for task in part.schema.tasks] == ["fraud"]
+    # The other label may still be in the table, or not.
+    for frame in (cards, cards.drop("bad")):
+        assert part.model_.schema.check(frame).good.height == cards.height
+        np.testing.assert_allclose(
+            part.predict_proba(frame)[:, 0], model.predict_proba(cards)[:, 1]
+        )
+    assert part.score(cards.drop("bad")) > 0
+
+
+# ---- other rows ----------------------------------------------------------------------------------
+
+
+def shifted(rows: int, seed: int) -> tuple[pl.DataFrame, pl.DataFrame]:
+    """Another portfolio: the same risk, a lower level, and a part that has turned round."""
+    rng = np.random.default_rng(seed)
+    X, _ = table(rows, seed)
+    risk = (X["a"] + X["b"] * (X["country"] == "NL") - 0.7 * X["b"]).to_numpy()
+    chance = 1 / (1 + np.exp(2 - 2 * risk))
+    return X, pl.DataFrame(
+        {name: (rng.random(rows) < chance).astype(float) for name in ("default", "fraud")}
+    )
+
+
+@pytest.mark.parametrize("network", ["ple", "single_task"])
+def test_tuning_moves_a_network_to_other_rows(
+    models: dict[str, MultiTaskClassifier], network: str, tmp_path: Path
+) -> None:
+    model = models[network]
+    before = margins(model)
+    few, labels = shifted(600, 1)
+    tuned = model.fine_tune(few, labels, learning_rate=0.01)
+    new, truth = shifted(3000, 2)
+    losses = [
+        np.mean([log_loss(truth[t].to_numpy(), m.predict_proba(new)[:, i])
+                 for i, t in enumerate(m.tasks_)])
+        for m in (model, tuned)
+    ]  # fmt: skip
+    assert losses[1] < losses[0] - 0.01
+    assert np.array_equal(margins(model), before)
+    assert tuned.model_.encoder is model.model_.encoder
+    assert tuned.model_.lineage["made_from"]["how"] == "fine_tune(shared='learned')"
+    assert len(tuned.model_.background) == 256
+    goes_the_whole_way(tuned, tmp_path / "tuned")
+
+
+def test_a_frozen_shared_part_stays(models: dict[str, MultiTaskClassifier]) -> None:
+    few, labels = shifted(300, 1)
+    tuned = models["mmoe"].fine_tune(few, labels, shared="frozen", learning_rate=0.05)
+    before, after = (m.model_.scorer.network.state_dict() for m in (models["mmoe"], tuned))
+    owned = tuned.model_.scorer.network.owners()
+    moved = {name for name, value in before.items() if not torch.equal(after[name], value)}
+    assert moved
+    assert moved <= set(owned)
+
+
+def test_where_no_epoch_is_better_nothing_moves(models: dict[str, MultiTaskClassifier]) -> None:
+    model = models["shared_bottom"]
+    # Labels without any sense cannot be learned.
+    rng = np.random.default_rng(0)
+    labels = (rng.random((800, 2)) < model.predict_proba(X)).astype(float)
+    tuned = model.fine_tune(X, labels, learning_rate=1.0, epochs=2)
+    assert tuned.best_epoch_ == -1
+    before, after = (m.model_.scorer.network.state_dict() for m in (model, tuned))
+    assert all(torch.equal(before[name], after[name]) for name in before)
+
+
+def test_a_task_without_labels_is_left_to_the_others(
+    models: dict[str, MultiTaskClassifier],
+) -> None:
+    labels = OLD.with_columns(fraud=pl.lit(None, pl.Float64))
+    tuned = models["ple"].fine_tune(X, labels, epochs=1)
+    assert tuned.model_.heads[1].calibrator == models["ple"].model_.heads[1].calibrator
+    with pytest.raises(ValueError, match="no label of 'fraud' is observed, whose network is its"):
+        models["single_task"].fine_tune(X, labels)
+
+
+def test_reweighted_events_are_taken_out_again(tmp_path: Path) -> None:
+    model = fitted("mmoe", OLD, event_weight={"default": 5.0}, calibrate=False, epochs=4)
+    tuned = model.fine_tune(X, OLD, epochs=2)
+    assert tuned.model_.heads[0].shift == pytest.approx(np.log(5))
+    assert tuned.predict_proba(X)[:, 0].mean() == pytest.approx(OLD["default"].mean(), abs=0.08)
+    larger = model.add_task("takeover", X, Y["takeover"])
+    assert abs(margins(larger) - margins(model)).max() < ROUNDING
+    assert larger.model_.heads[2].shift == 0
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"y": None}, "fine_tune needs y: the model has no schema to read labels with"),
+        ({"y": OLD.select(pl.all().replace(0.0, None).replace(1.0, None))}, "no observed label"),
+        ({"y": OLD + 1}, "label 'default' holds 2.0, which is neither 0.0 nor 1.0"),
+        ({"y": OLD["fraud"]}, "labels have 1 column.*, the model has 2 task"),
+        ({"shared": "melted"}, "unknown shared 'melted': valid are learned, frozen"),
+        ({"epochs": True}, "epochs must be a whole number"),
+        ({"X_val": X}, "X_val was given without y_val"),
+    ],
+)
+def test_what_fine_tune_cannot_read(
+    models: dict[str, MultiTaskClassifier], change: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(ValueError, match=message):
+        models["mmoe"].fine_tune(**{"X": X, "y": OLD, **change})
+    with pytest.raises(ValueError, match="have no shared part to freeze"):
+        models["single_task"].fine_tune(X, OLD, shared="frozen")
