@@ -507,12 +507,12 @@ def test_parameters_that_are_frozen_stay_without_gradient() -> None:
 
 
 def test_gradients_that_are_one_tensor_are_clipped_once() -> None:
-    one, other = (torch.nn.Parameter(torch.zeros(4)) for _ in range(2))
+    one, other = (torch.nn.Parameter(torch.ones(4)) for _ in range(2))
     owned = Owned([one, other], [None, None])
-    losses = torch.stack([(one + other).sum(), (one + other).sum()])
+    losses = (one + other).square().sum()[None]
     for own in (True, False):
         one.grad = other.grad = None
-        owned.add(owned.weighted(losses, torch.tensor([1.0, 2.0]), torch.tensor(1.0), own=own))
+        owned.add(owned.weighted(losses, torch.tensor([2.0]), torch.tensor(1.0), own=own))
         torch.nn.utils.clip_grad_norm_([one, other], 1.0)
         assert torch.cat([one.grad, other.grad]).norm().item() == pytest.approx(1, rel=1e-4)
 
