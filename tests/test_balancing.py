@@ -124,9 +124,16 @@ def test_famo_equals_its_loop_over_steps() -> None:
     assert balancing.logits.abs().max() > 0.1
 
 
+def test_famo_looks_back_on_tasks_that_took_part_alone() -> None:
+    balancing = FAMO(torch.ones(3))
+    gradient(balancing, [1.0, 1.0, 1.0], torch.tensor([True, True, False]))
+    balancing.look_back(torch.tensor([0.5, 1.0, 0.1]), everybody(3))
+    assert balancing.logits.tolist() == pytest.approx([-0.025, 0.025, 0.0], rel=1e-4)
+
+
 def test_random_weights_are_shares_of_the_number_of_tasks() -> None:
     drawn = make("random", 3)
-    found = torch.stack([gradient(drawn, [1.0, 1.0, 1.0]) for _ in range(4000)])
+    found = torch.stack([gradient(drawn, [1.0, 1.0, 1.0]) for _ in range(2000)])
     assert (found > 0).all()
     assert found.sum(1).allclose(torch.tensor(3.0))
     # Log-ratios of shares are differences of two normal numbers.
@@ -268,14 +275,15 @@ RESUMED: dict[str, dict[str, Any]] = {
 
 @pytest.mark.parametrize("name", RESUMED)
 def test_a_killed_run_goes_on_to_the_same_bits(tmp_path: Path, name: str) -> None:
-    options = {"network": "mmoe", "balancing": name, "balancing_options": RESUMED[name]}
+    options = {"network": "mmoe", "rows": rows(200), "validation": rows(100, seed=1), "epochs": 3}
+    plain = fit(**options)
+    options |= {"balancing": name, "balancing_options": RESUMED[name]}
     whole = fit(**options, checkpoint_dir=tmp_path / "whole")
     with pytest.raises(Killed):
-        fit(**options, checkpoint_dir=tmp_path / "cut", callbacks=[KillAfter(2, 1)])
+        fit(**options, checkpoint_dir=tmp_path / "cut", callbacks=[KillAfter(2, 0)])
     resumed = fit(**options, checkpoint_dir=tmp_path / "cut")
     assert_same_bits(whole, resumed)
     assert resumed.history == whole.history
-    plain = fit(network="mmoe")
     assert not torch.equal(weights(plain)["towers.out.weight"], weights(whole)["towers.out.weight"])
 
 
@@ -296,7 +304,7 @@ def test_famo_sees_the_batch_as_the_step_saw_it() -> None:
     class Seen(FAMO):
         def look_back(self, losses: Tensor, present: Tensor) -> None:
             assert self._before is not None
-            seen.append((self._before, losses))
+            seen.append((self._before[0], losses))
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(BALANCING, "famo", Seen)
@@ -341,7 +349,7 @@ def test_a_head_that_is_never_observed_harms_nobody(name: str) -> None:
 
 
 def test_bfloat16_and_members_train() -> None:
-    for name in ("uncertainty", "famo", "gradnorm"):
+    for name in ("uncertainty", "famo"):
         trained = fit(balancing=name, precision="bf16", members=2, epochs=2)
         assert trained.history[-1]["train_loss"] < 0.7
 

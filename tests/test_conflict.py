@@ -23,6 +23,7 @@ from riskmtl import MultiTaskClassifier
 from riskmtl.networks import Network, NetworkConfig, Trace
 from riskmtl.training.balancing import BALANCING, make_balancing
 from riskmtl.training.conflict import GradientWeighing, GradNorm
+from riskmtl.training.gradients import Owned
 from riskmtl.training.loss import task_losses
 from riskmtl.training.module import MultiTaskModule
 
@@ -142,7 +143,7 @@ def _is_no_line(cosine: float) -> bool:
     return cosine == 1 or cosine < 0.99
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(
     st.sampled_from([*SURGERY, "gradnorm"]), st.integers(2, 4), st.floats(0, 1).filter(_is_no_line)
 )
@@ -164,7 +165,7 @@ gradients_of = st.integers(0, 2**31).map(
 )
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(
     st.sampled_from([name for name in SURGERY if name not in ("pcgrad", "gradvac")]),
     st.permutations(range(3)),
@@ -175,7 +176,7 @@ def test_permuting_tasks_permutes_weights(name: str, order: list[int], gradients
     assert permuted.tolist() == pytest.approx(straight[order].tolist(), abs=0.02, rel=0.02)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(st.sampled_from(SURGERY), gradients_of, st.sampled_from([1e-4, 1e3]))
 def test_the_scale_of_all_gradients_changes_no_weight(
     name: str, gradients: Tensor, factor: float
@@ -217,7 +218,7 @@ def test_nash_mtl_of_opposite_gradients_is_nothing() -> None:
     assert found.sum().item() == pytest.approx(2)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(st.sampled_from(["upgrad", "dual_proj", "mgda", "nash_mtl"]), gradients_of)
 def test_no_task_is_harmed_where_that_is_promised(name: str, gradients: Tensor) -> None:
     step = weights_of(name, gradients) @ gradients
@@ -505,6 +506,17 @@ def test_parameters_that_are_frozen_stay_without_gradient() -> None:
         assert (parameter.grad is not None) == (name in owners)
 
 
+def test_gradients_that_are_one_tensor_are_clipped_once() -> None:
+    one, other = (torch.nn.Parameter(torch.ones(4)) for _ in range(2))
+    owned = Owned([one, other], [None, None])
+    losses = (one + other).square().sum()[None]
+    for own in (True, False):
+        one.grad = other.grad = None
+        owned.add(owned.weighted(losses, torch.tensor([2.0]), torch.tensor(1.0), own=own))
+        torch.nn.utils.clip_grad_norm_([one, other], 1.0)
+        assert torch.cat([one.grad, other.grad]).norm().item() == pytest.approx(1, rel=1e-4)
+
+
 def test_no_shared_representation_is_said() -> None:
     step, (x, y) = Step(small(), "mgda", at="representation"), batch()
     with pytest.raises(ValueError, match=r"no representation .* use at='parameters'"):
@@ -514,11 +526,10 @@ def test_no_shared_representation_is_said() -> None:
 # ---- In training ---------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", ["upgrad", "cagrad", "gradnorm"])
-def test_surgery_trains_with_members_and_bfloat16(name: str) -> None:
-    for precision in ("32", "bf16"):
-        trained = fit(balancing=name, members=2, precision=precision, epochs=2)
-        assert trained.history[-1]["train_loss"] < 0.7
+@pytest.mark.parametrize(("name", "precision"), [("upgrad", "bf16"), ("gradnorm", "bf16")])
+def test_surgery_trains_with_members_and_bfloat16(name: str, precision: str) -> None:
+    trained = fit(balancing=name, members=2, precision=precision, epochs=2)
+    assert trained.history[-1]["train_loss"] < 0.7
 
 
 def test_what_is_aggregated_is_clipped() -> None:

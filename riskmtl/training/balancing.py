@@ -1,17 +1,17 @@
 """
 How the losses of the tasks become the one number that a step minimises.
 
-================= ================================================== =================
-name              class                                              cost of a step
-================= ================================================== =================
-``sum``           :class:`~riskmtl.training.weighing.Balancing`      1
-``static``        the same, with the user's weights                  1
-``uncertainty``   :class:`~riskmtl.training.weighing.Uncertainty`    about 1
-``dwa``           ``weighing.DynamicWeightAverage``                  about 1
-``random``        :class:`~riskmtl.training.weighing.RandomWeights`  about 1
-``geometric_mean`` :class:`~riskmtl.training.weighing.GeometricMean` about 1
-``famo``          :class:`~riskmtl.training.weighing.FAMO`           a forward pass more
-================= ================================================== =================
+================== =================================================== ===================
+name               class                                               cost of a step
+================== =================================================== ===================
+``sum``            :class:`~riskmtl.training.weighing.Balancing`       1
+``static``         :class:`~riskmtl.training.weighing.Static`          1
+``uncertainty``    :class:`~riskmtl.training.weighing.Uncertainty`     about 1
+``dwa``            ``weighing.DynamicWeightAverage``                   about 1
+``random``         :class:`~riskmtl.training.weighing.RandomWeights`   about 1
+``geometric_mean`` :class:`~riskmtl.training.weighing.GeometricMean`   about 1
+``famo``           :class:`~riskmtl.training.weighing.FAMO`            a forward pass more
+================== =================================================== ===================
 
 All others, ``gradnorm`` among them, look at the gradient of each task; see
 :mod:`riskmtl.training.conflict`.

@@ -113,10 +113,11 @@ class Owned:
             near = weights.abs() < _SMALLEST
             weights = torch.where(near, torch.copysign(_small(weights), weights), weights)
         (found,) = task_gradients((losses * weights).sum()[None], [0], self.parameters, scale)
-        if own:
-            return found
+        # Copied: those of two parameters can be one tensor, and the clipping writes into it.
         return [
-            gradient if owner is None else gradient / _along(_of_slices(weights, owner), gradient)
+            gradient.clone(memory_format=torch.contiguous_format)
+            if own or owner is None
+            else gradient / _along(_of_slices(weights, owner), gradient)
             for gradient, owner in zip(found, self.owners, strict=True)
         ]
 

@@ -411,19 +411,20 @@ class FAMO(Weighing):
             learning_rate=positive("learning_rate", learning_rate),
             decay=not_negative("gamma", gamma),
         )
-        self._before: Tensor | None = None
+        self._before: tuple[Tensor, Tensor] | None = None
 
     def factors(self, losses: Tensor, present: Tensor) -> Tensor:
         """Shares over losses, made to add up to the number of those present."""
-        self._before = losses
+        self._before = losses, present
         shares = softmax_over(self.logits, present) / losses.clamp_min(_SMALLEST)
         return shares * present.sum() / shares.sum().clamp_min(_SMALLEST)
 
     def look_back(self, losses: Tensor, present: Tensor) -> None:
         """Lower the logits of tasks whose loss fell more than others'."""
         assert self._before is not None
-        before, after = self._before.clamp_min(_SMALLEST), losses.clamp_min(_SMALLEST)
-        fallen = before.log() - after.log()
+        before, took_part = self._before
+        present = present & took_part
+        fallen = before.clamp_min(_SMALLEST).log() - losses.clamp_min(_SMALLEST).log()
         shares = softmax_over(self.logits, present)
         gradient = shares * (fallen - (shares * fallen).sum())
         self.logits = self.adam(self.logits, gradient, present)
