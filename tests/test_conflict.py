@@ -342,8 +342,10 @@ def test_a_network_written_with_loops_has_the_gradients_of_mtl_backward() -> Non
                 features += [embedded, *experts]
                 answers = []
                 for task in range(3):
-                    scores = slow.gate_scores(trunk.gates, task, embedded)
-                    mixed = slow.mixture(list(scores), experts)
+                    weights = slow.gate_weights(
+                        trunk.gates, NetworkConfig(), task, embedded, range(3)
+                    )
+                    mixed = slow.mixture(weights, experts)
                     hidden = slow.mlp(network.towers.hidden, task, mixed)
                     answer = slow.linear(network.towers.out, task, hidden)[0]
                     answers.append(answer + embedded @ network.linear.weight[task])
