@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 import polars as pl
 import pytest
-import pytorch_lightning
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -24,7 +23,6 @@ from riskmtl.training.balancing import (
     check_balancing,
     make_balancing,
     options_of,
-    require_one_process,
 )
 from riskmtl.training.rows import TaskPlan, TrainingRows
 from riskmtl.training.weighing import (
@@ -419,24 +417,6 @@ def test_static_needs_weights_and_takes_no_automatic_ones(monkeypatch: Any) -> N
             MultiTaskClassifier(**options).fit(x, y)
     assert plans[0].weights == (2.0, 1.0, 1.0)
     assert plans[1].weights[1] == pytest.approx(0.5, abs=0.1)
-
-
-def test_several_processes_take_what_needs_no_whole_batch() -> None:
-    for name in BALANCING:
-        balancing = make(name, 2)
-        config = replace(CONFIG, balancing=name)
-        require_one_process(config, balancing, 1)
-        if name in ("sum", "static", "uncertainty", "random"):
-            require_one_process(config, balancing, 2)
-        else:
-            with pytest.raises(ValueError, match=f"{name!r} needs the whole batch in one process"):
-                require_one_process(config, balancing, 2)
-
-
-def test_a_training_in_several_processes_asks(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pytorch_lightning.Trainer, "world_size", 2)
-    with pytest.raises(ValueError, match="'famo' needs the whole batch in one process; with sever"):
-        fit(balancing="famo")
 
 
 @pytest.mark.parametrize("name", ["uncertainty", "random"])

@@ -90,14 +90,16 @@ def test_gradients_are_those_of_one_process(torchrun: tuple[Told, Told], case: s
         assert together[case]["losses"] == pytest.approx(alone["losses"], rel=1e-12)
         assert together[case]["losses"][2] == 0
     clipped, whole = (
-        torch.stack([gradient.norm() for gradient in alone[name].values()]).norm()
+        torch.stack(
+            [g.norm() for key, g in alone[name].items() if key.startswith("network.")]
+        ).norm()
         for name in ("clipped", "whole")
     )
     assert clipped < 0.06 < whole
 
 
 def test_means_of_each_process_would_be_far_off(torchrun: tuple[Told, Told]) -> None:
-    alone = two_processes.first_step("ple", 3, 1)
+    alone = two_processes.first_step("ple", 3, 1, "sum", {})
     assert distance(torchrun[0][NAIVE]["whole"], alone["whole"]) > 0.5
     assert distance(torchrun[0][NAIVE]["clipped"], alone["clipped"]) > 0.5
 
@@ -144,7 +146,7 @@ def test_a_fit_in_a_script_is_that_of_one_process(script: tuple[Told, Told], cas
     assert np.abs(first["chances"] - alone["chances"]).max() < 1e-5
     assert np.ptp(alone["chances"][:, 0]) > 0.1
     for name, value in alone["weights"].items():
-        torch.testing.assert_close(first["weights"][name], value, rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(first["weights"][name], value, rtol=1e-4, atol=3e-5)
     np.testing.assert_allclose(figures(first), figures(alone), rtol=1e-4, atol=1e-5)
     assert first["best_epoch"] == alone["best_epoch"]
 

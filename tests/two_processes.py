@@ -61,12 +61,19 @@ CONFIG = TrainingConfig(
 )
 ROWS = 131  # two batches, and a row that no batch has
 GRADIENT_CASES = {
-    f"{network} of {members}, {batches} batches to a step": (network, members, batches)
-    for network, members, batches in (
-        ("ple", 3, 1),
-        ("ple", 1, 2),
-        ("mmoe", 2, 1),
-        ("shared_bottom", 3, 2),
+    f"{network} of {members}, {batches} batches to a step, {balancing} {options}": (
+        *(network, members, batches, balancing, options),
+    )
+    for network, members, batches, balancing, options in (
+        ("ple", 3, 1, "sum", {}),
+        ("ple", 1, 2, "sum", {}),
+        ("mmoe", 2, 1, "sum", {}),
+        ("shared_bottom", 3, 2, "sum", {}),
+        ("mmoe", 2, 1, "uncertainty", {}),
+        ("mmoe", 2, 1, "geometric_mean", {}),
+        ("ple", 2, 1, "pcgrad", {}),
+        ("mmoe", 1, 2, "upgrad", {"every": 2}),
+        ("shared_bottom", 2, 1, "mgda", {"at": "representation"}),
     )
 }
 NAIVE = "ple of 3, each process with its own mean"
@@ -131,12 +138,20 @@ def gradients_of(module: lightning.LightningModule) -> dict[str, Tensor]:
 
 
 def first_step(
-    network: str, members: int, batches: int, *callbacks: lightning.Callback, **options: Any
+    network: str,
+    members: int,
+    batches: int,
+    balancing: str,
+    balancing_options: dict[str, Any],
+    *callbacks: lightning.Callback,
+    **options: Any,
 ) -> dict[str, Any]:
     """Gradients of the first step, in float64, and the loss that the history tells."""
     rows, gradients = unequal_rows(), Gradients()
     config = replace(
         CONFIG,
+        balancing=balancing,
+        balancing_options=balancing_options,
         callbacks=[gradients, *callbacks],
         trainer_options={
             "precision": "64-true",
@@ -156,7 +171,7 @@ def first_step(
 
 def all_gradients() -> dict[str, Any]:
     found = {name: first_step(*case, **TOGETHER) for name, case in GRADIENT_CASES.items()}
-    found[NAIVE] = first_step("ple", 3, 1, OwnMeans(), **TOGETHER)
+    found[NAIVE] = first_step("ple", 3, 1, "sum", {}, OwnMeans(), **TOGETHER)
     return found
 
 
@@ -250,6 +265,12 @@ FITTED: dict[str, dict[str, Any]] = {
         "schedule": "by_uncertainty",
         "freeze_shared_after": 3,
         "warm_up": {"fraud": 1.5},
+    },
+    "losses at the same rate": {"network": "mmoe", "balancing": "famo"},
+    "gradients without conflict": {
+        "network": "mmoe",
+        "balancing": "gradvac",
+        "penalties": {"gate_entropy": 0.01},
     },
     "events often": {
         "network": "mmoe",

@@ -141,30 +141,6 @@ def make_balancing(config: TrainingConfig, plan: TaskPlan) -> Balancing:
     return made(weights, **config.balancing_options)
 
 
-def require_one_process(config: TrainingConfig, balancing: Balancing, processes: int) -> None:
-    """
-    Refuse a balancing that would do something else in several processes than in one.
-
-    Parameters
-    ----------
-    config : TrainingConfig
-    balancing : Balancing
-    processes : int
-
-    Raises
-    ------
-    ValueError
-        If it needs the losses or gradients of the whole batch in one place.
-    """
-    if processes == 1 or balancing.trains_in_processes:
-        return
-    fit = [name for name, made in BALANCING.items() if made.trains_in_processes]
-    raise ValueError(
-        f"balancing={config.balancing!r} needs the whole batch in one process; with several use "
-        f"one of {', '.join(fit)}"
-    )
-
-
 def _require_compiling(name: str) -> None:
     # Several passes backwards through one compiled graph can give wrong gradients without a word:
     # torch takes a graph from its cache on disk that was compiled for one pass, which reuses what

@@ -34,7 +34,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from riskmtl.training.gradients import Owned, inner_products, task_gradients
+from riskmtl.training.gradients import Gradients, Owned, averaged, inner_products, task_gradients
 from riskmtl.training.weighing import (
     Adam,
     Weighing,
@@ -69,7 +69,6 @@ class GradientWeighing(Weighing):
         Whether the weights count for what a task has for itself too.
     """
 
-    trains_in_processes = False
     compiles = False
     weighs_own: ClassVar[bool] = False
 
@@ -122,7 +121,7 @@ class GradientWeighing(Weighing):
                 "share; use at='parameters'"
             )
         weighted = losses * self.task_weights
-        self._held = weighted, present, shared
+        self._held = weighted, self.everywhere(present), shared
         # Its gradient will be the factor that the trainer puts on the loss.
         self._anchor = torch.zeros((), device=losses.device, requires_grad=True)
         return weighted.detach().sum() + self._anchor
@@ -132,27 +131,44 @@ class GradientWeighing(Weighing):
         assert self._held is not None
         assert self._anchor is not None
         losses, present, shared = self._held
-        torch.autograd.backward(loss, retain_graph=True)
-        scale = self._anchor.grad
-        assert scale is not None
         owned = Owned.of(network)
+        scale, *of_penalties = torch.autograd.grad(
+            loss,
+            [self._anchor, *owned.parameters],
+            retain_graph=True,
+            allow_unused=True,
+            materialize_grads=True,
+        )
+        owned.add(self._averaged(of_penalties))
         tasks = present.nonzero().flatten().tolist()
         gradients = None
         if len(tasks) > 1 and self._step % self.every == 0:
             at = [shared] if shared is not None else owned.parameters
             gradients = task_gradients(losses, tasks, at, scale)
-            gramian = owned.gramian(gradients) if shared is None else _gramian_at(gradients)
-            self.refresh(gramian, losses.detach(), tasks)
+            if shared is None:
+                gradients = [self._averaged(parts) for parts in gradients]
+                gramian = owned.gramian(gradients)
+            else:
+                # Each process has rows of its own there: what they add up to is all that counts.
+                gramian = self.over_all(_gramian_at(gradients))
+            self.refresh(gramian, self.over_all(losses.detach()), tasks)
         self._step += 1
         # A task that is alone has nobody to be weighed against.
         weights = self.weights if len(tasks) > 1 or self.weighs_own else self.weights.new_ones(1)
         weights = weights.expand(len(losses))
         if gradients is None or shared is not None:
-            owned.add(owned.weighted(losses, weights, scale, own=self.weighs_own))
+            found = owned.weighted(losses, weights, scale, own=self.weighs_own)
+            owned.add(self._averaged(found))
         else:
             owned.add(owned.combined(gradients, weights[tasks], own=self.weighs_own))
         self.record(weights, present)
         self._held = self._anchor = None
+
+    def _averaged(self, gradients: Gradients) -> Gradients:
+        """Mean of gradients over the processes, which Lightning leaves to us here."""
+        if self.over_processes is None:
+            return gradients
+        return averaged(gradients, self.over_processes)
 
     def refresh(self, gramian: Tensor, losses: Tensor, tasks: Sequence[int]) -> None:
         """Find new weights for the tasks that a batch observes."""
@@ -318,6 +334,7 @@ class Surgery(GradientWeighing):
     ) -> None:
         super().__init__(task_weights, at=at, every=every)
         self.options = options or {}
+        self._seed = 0
         self._made: dict[tuple[int, ...], Callable[[Tensor], Tensor]] = {}
         # What is missing should be missed before anything is trained.
         self._of(range(len(task_weights)))
@@ -325,11 +342,14 @@ class Surgery(GradientWeighing):
     def start_epoch(self, seed: int) -> None:
         """Begin an epoch, so that a resumed run repeats it."""
         super().start_epoch(seed)
+        self._seed = seed
         self._made.clear()
 
     def solve(self, gramian: Tensor, losses: Tensor, tasks: Sequence[int]) -> Tensor:
         """What TorchJD finds, on the scale of the sum."""
-        with warnings.catch_warnings():
+        with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
+            # What is drawn has to be the same in all processes, whose dropout differs.
+            torch.manual_seed(self._seed + self._step)
             # Solvers warn where they are not exact to the last digit.
             warnings.simplefilter("ignore")
             return self.scaled(self._of(tasks)(gramian))

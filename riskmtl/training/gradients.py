@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -167,6 +167,31 @@ def task_gradients(
     ]
 
 
+def averaged(gradients: Gradients, over_processes: Callable[[Tensor], Tensor]) -> Gradients:
+    """
+    Mean of gradients over the processes that train together.
+
+    Parameters
+    ----------
+    gradients : sequence of Tensor
+    over_processes : callable
+        Maps a tensor to its mean over them.
+
+    Returns
+    -------
+    sequence of Tensor
+
+    Examples
+    --------
+    >>> averaged([torch.tensor([2.0, 4.0]), torch.tensor([[6.0]])], lambda x: x / 2)
+    [tensor([1., 2.]), tensor([[3.]])]
+    """
+    # In one go: what costs is to meet, not how much is exchanged.
+    flat = over_processes(torch.cat([gradient.flatten() for gradient in gradients]))
+    parts = torch.split(flat, [gradient.numel() for gradient in gradients])
+    return [part.view_as(gradient) for part, gradient in zip(parts, gradients, strict=True)]
+
+
 def inner_products(stacked: Tensor) -> Tensor:
     """
     Inner products of gradients.
@@ -177,7 +202,7 @@ def inner_products(stacked: Tensor) -> Tensor:
 
     Returns
     -------
-    Tensor of float32, shape (tasks, tasks)
+    Tensor of float32 or float64, shape (tasks, tasks)
 
     Examples
     --------
@@ -185,7 +210,7 @@ def inner_products(stacked: Tensor) -> Tensor:
     tensor([[1., 1.],
             [1., 5.]])
     """
-    flat = stacked.flatten(1).float()
+    flat = stacked.flatten(1).to(torch.promote_types(stacked.dtype, torch.float32))
     return flat @ flat.T
 
 

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from riskmtl.metrics import METRICS
 from riskmtl.networks import Network, Trace
-from riskmtl.training.balancing import make_balancing, require_one_process
+from riskmtl.training.balancing import make_balancing
 from riskmtl.training.batches import Batch, epoch_seed
 from riskmtl.training.config import TrainingConfig
 from riskmtl.training.diagnosis import known, look_at
@@ -138,7 +138,6 @@ class MultiTaskModule(pl.LightningModule):
 
     def on_train_start(self) -> None:
         """Find out whether others train along."""
-        require_one_process(self.config, self.balancing, self.trainer.world_size)
         self._over_processes = mean_over_processes if self.trainer.world_size > 1 else None
         self.balancing.over_processes = self._over_processes
         self._steps = self.trainer.global_step

@@ -36,8 +36,6 @@ class Balancing(nn.Module):
         Whether :meth:`forward` wants the last shared representation.
     looks_back : bool
         Whether :meth:`look_back` wants the losses of the same batch after the step.
-    trains_in_processes : bool
-        Whether what it does in several processes is what it would do in one.
     compiles : bool
         Whether it goes with a compiled network.
     over_processes : callable, optional
@@ -51,7 +49,6 @@ class Balancing(nn.Module):
     """
 
     looks_back: ClassVar[bool] = False
-    trains_in_processes: ClassVar[bool] = True
     compiles: ClassVar[bool] = True
 
     task_weights: Tensor
@@ -183,15 +180,17 @@ class Weighing(Balancing, ABC):
     def forward(self, losses: Tensor, present: Tensor, shared: Tensor | None = None) -> Tensor:
         """Turn losses into what is minimised."""
         present = self.everywhere(present)
-        factors = self.factors(losses.detach(), present)
+        factors = self.factors(self.over_all(losses.detach()), present)
         self.record(factors, present)
         return (losses * (factors * self.task_weights)).sum()
 
     def everywhere(self, present: Tensor) -> Tensor:
         """Whether any process observes the task."""
-        if self.over_processes is None:
-            return present
-        return self.over_processes(present.to(self.task_weights.dtype)) > 0
+        return self.over_all(present.to(self.task_weights.dtype)) > 0
+
+    def over_all(self, values: Tensor) -> Tensor:
+        """Mean over the processes: of losses, those of the whole batch."""
+        return values if self.over_processes is None else self.over_processes(values)
 
     def record(self, factors: Tensor, present: Tensor) -> None:
         """Note the factors of a step, for :attr:`latest` and :meth:`mean_weights`."""
@@ -270,8 +269,6 @@ class DynamicWeightAverage(Weighing):
     >>> balancing.latest
     tensor([1.1244, 0.8756])
     """
-
-    trains_in_processes = False
 
     past: Tensor
     loss_sums: Tensor
@@ -359,8 +356,6 @@ class GeometricMean(Weighing):
     tensor([2.0000, 0.5000])
     """
 
-    trains_in_processes = False
-
     def factors(self, losses: Tensor, present: Tensor) -> Tensor:
         """The geometric mean over each loss."""
         shares = self.task_weights * present
@@ -397,8 +392,6 @@ class FAMO(Weighing):
     """
 
     looks_back = True
-    trains_in_processes = False
-
     logits: Tensor
 
     def __init__(
@@ -423,7 +416,7 @@ class FAMO(Weighing):
         """Lower the logits of tasks whose loss fell more than others'."""
         assert self._before is not None
         before, took_part = self._before
-        present = present & took_part
+        present, losses = self.everywhere(present) & took_part, self.over_all(losses)
         fallen = before.clamp_min(_SMALLEST).log() - losses.clamp_min(_SMALLEST).log()
         shares = softmax_over(self.logits, present)
         gradient = shares * (fallen - (shares * fallen).sum())
