@@ -294,7 +294,8 @@ def test_selection_is_judged_by_the_truth_of_the_declined(
     )
     assert mask != space
     page = (tmp_path / "selection.md").read_text()
-    assert f"{100 * (space - mask):+.2f} points against the mask" in page
+    gain = f"error on the declined {100 * (space - mask):+.2f} points"
+    assert f"entire space against mask, approved head: {gain}, lower for" in page
     assert "Simulated portfolios of 3,000 rows" in page
     table = [line for line in page.splitlines() if line.startswith("|")]
     assert len({line.count("|") for line in table}) == 1

@@ -356,6 +356,33 @@ def test_the_selected_head_answers_for_all(options: dict[str, Any]) -> None:
     assert np.corrcoef(found[:, 0], chance)[0, 1] > 0.8
 
 
+@pytest.mark.parametrize("way", ["entire_space", "inverse_propensity"])
+def test_a_task_weighs_as_much_as_the_loss_observes_it(
+    monkeypatch: pytest.MonkeyPatch, way: str
+) -> None:
+    plans: list[TaskPlan] = []
+
+    def keep(shape: Any, cardinalities: Any, plan: TaskPlan, *args: Any) -> Any:
+        plans.append(plan)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("riskmtl.training.fit.train", keep)
+    X, y, _ = applicants(600)
+    model = MultiTaskClassifier(
+        **SMALL, selected_by={"default": "approved"}, selection=way, event_weight="balanced"
+    )
+    with pytest.raises(KeyboardInterrupt):
+        model.fit(X, y, X_val=X, y_val=y)
+    observed = y["default"].is_not_null().sum()
+    events = y["default"].sum()
+    if way == "entire_space":
+        # The declined are known not to default.
+        observed += (y["approved"] == 0).sum()
+    assert plans[0].weights == pytest.approx((observed / 600, 1.0))
+    assert plans[0].positive_weights[0] == pytest.approx((observed - events) / events)
+    assert plans[0].selected_by == (1, None)
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [

@@ -311,6 +311,20 @@ def test_without_the_correction_they_would_be_far_off() -> None:
     assert (1 / (1 + np.exp(-raw))).mean() > 4 * chance[:, 1].mean()
 
 
+def test_heads_start_and_are_validated_at_what_their_rate_adds() -> None:
+    data = rows(400)
+    options = {"rows": data, "validation": data, "learning_rate": 1e-30, "epochs": 1}
+    often = fit(plan=replace(PLAN, event_rates=(6.0, 1.0)), **options)
+    bias = (
+        weights(often)["towers.out.bias"].flatten()
+        - weights(fit(**options))["towers.out.bias"].flatten()
+    )
+    assert bias.tolist() == pytest.approx([math.log(6), 0], abs=1e-5)
+    # Nothing is learned, and the start says the base rates: no better and hardly worse than those.
+    for row in often.history:
+        assert row["val_log_loss_skill"] == pytest.approx(0, abs=0.05)
+
+
 # ---- coming in -----------------------------------------------------------------------------------
 
 
