@@ -508,7 +508,8 @@ class MultiTaskClassifier(AdaptingMixin, LabellingMixin):
 
         options = _mapping("balancing_options", self.balancing_options)
         compiled = self.compile and self.network != "single_task"
-        check_balancing(self.balancing, options, compiled=compiled)
+        multiplied = bool(self.selected_by) and self.selection == "entire_space"
+        check_balancing(self.balancing, options, compiled=compiled, multiplied=multiplied)
         if self.balancing == "static" and not self.task_weights:
             raise ValueError(
                 "balancing='static' takes the weights from task_weights: give one task or more, "

@@ -21,7 +21,9 @@ from riskmtl import MultiTaskClassifier, group_tasks, task_affinity
 from riskmtl.affinity import Affinity
 from riskmtl.networks import SHARED, Network, NetworkConfig
 from riskmtl.schema import DataSchema
-from riskmtl.training.affinity import LookaheadAffinity, _objective, lookahead
+from riskmtl.training.affinity import LookaheadAffinity, lookahead
+from riskmtl.training.config import TrainingConfig
+from riskmtl.training.objective import Objective
 from riskmtl.training.rows import TaskPlan
 
 SMALL = {
@@ -74,7 +76,10 @@ def objective(factor: float = 1.0) -> Any:
     """Losses of three tasks, with a factor on the events of the first."""
     kinds = (False, False, True)
     plan = TaskPlan(("a", "b", "c"), kinds, (1.0, 1.0, 1.0), (factor, 1.0, 1.0))
-    return _objective(plan, torch.device("cpu"))
+    config = TrainingConfig(
+        epochs=1, patience=1, batch_size=8, learning_rate=0.01, weight_decay=0.0
+    )
+    return Objective(plan, config)
 
 
 def plain_losses(network: Network, x: Tensor, y: Tensor, weights: Tensor) -> list[Tensor]:

@@ -419,6 +419,22 @@ def test_static_needs_weights_and_takes_no_automatic_ones(monkeypatch: Any) -> N
     assert plans[1].weights[1] == pytest.approx(0.5, abs=0.1)
 
 
+@pytest.mark.parametrize("options", [{"at": "representation"}, {"every": 2}])
+def test_a_loss_that_reaches_what_another_owns_needs_exact_gradients(
+    options: dict[str, Any],
+) -> None:
+    check_balancing("mgda", options)
+    check_balancing("mgda", {}, multiplied=True)
+    with pytest.raises(ValueError, match="only at='parameters' with every=1 keeps its gradient"):
+        check_balancing("mgda", options, multiplied=True)
+    x, y = pl.DataFrame({"amount": np.arange(200.0)}), {"default": [0, 1] * 100, "seen": [1] * 200}
+    model = MultiTaskClassifier(
+        balancing="mgda", balancing_options=options, selected_by={"default": "seen"}
+    )
+    with pytest.raises(ValueError, match="in the entire space"):
+        model.fit(x, pl.DataFrame(y))
+
+
 @pytest.mark.parametrize("name", ["uncertainty", "random"])
 def test_a_task_that_another_process_observes_is_present(name: str) -> None:
     # Two processes, of which the second sees no label of the second task.

@@ -60,7 +60,7 @@ def seen(network: Any, probe: Batch) -> list[dict[str, Any]]:
         epochs=1, patience=1, batch_size=8, learning_rate=1e-3, weight_decay=0.0
     )
     module = MultiTaskModule(network, plan, config).double().eval()
-    return look_at(network, probe, module._losses, NAMES)
+    return look_at(network, probe, module.objective, NAMES)
 
 
 @pytest.mark.parametrize(

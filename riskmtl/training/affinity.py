@@ -22,7 +22,6 @@ from torch.func import functional_call
 from riskmtl.networks import SHARED, Network, NetworkConfig
 from riskmtl.training.config import TrainingConfig
 from riskmtl.training.fit import Trained, train
-from riskmtl.training.loss import task_losses
 from riskmtl.training.module import MultiTaskModule
 from riskmtl.training.rows import TaskPlan, TrainingRows
 
@@ -70,7 +69,7 @@ class LookaheadAffinity(pl.Callback):
             y,
             weights,
             rate=trainer.optimizers[0].param_groups[0]["lr"],
-            objective=_objective(pl_module.plan, x.device),
+            objective=pl_module.objective,
         )
         seen = ~torch.isnan(found)
         found = torch.where(seen, found, torch.zeros_like(found))
@@ -157,24 +156,6 @@ def lookahead(
         for module, mode in modes.items():
             module.training = mode
     return found
-
-
-def _objective(plan: TaskPlan, device: torch.device) -> Objective:
-    """The losses of a training."""
-    positive_weight = torch.tensor(plan.positive_weights, device=device)
-    regression = torch.tensor(plan.regression, device=device)
-
-    def losses(outputs: Tensor, y: Tensor, weights: Tensor | None) -> Tensor:
-        members = len(outputs)  # (members, batch, tasks)
-        return task_losses(
-            outputs.flatten(0, 1),
-            y.repeat(members, 1),
-            None if weights is None else weights.repeat(members),
-            positive_weight=positive_weight,
-            regression=regression,
-        )
-
-    return losses
 
 
 def _shared_parts(network: nn.Module) -> dict[str, tuple[Tensor, Tensor]]:

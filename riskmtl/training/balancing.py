@@ -53,7 +53,13 @@ BALANCING: Mapping[str, type[Balancing]] = {
 }
 
 
-def check_balancing(name: str, options: Mapping[str, Any], *, compiled: bool = False) -> None:
+def check_balancing(
+    name: str,
+    options: Mapping[str, Any],
+    *,
+    compiled: bool = False,
+    multiplied: bool = False,
+) -> None:
     """
     Refuse a balancing that is not known, and options that it does not take.
 
@@ -64,12 +70,14 @@ def check_balancing(name: str, options: Mapping[str, Any], *, compiled: bool = F
         Keyword arguments of the balancing.
     compiled : bool
         Whether the network is to be compiled.
+    multiplied : bool
+        Whether probabilities of tasks are multiplied: a loss then reaches what another task owns.
 
     Raises
     ------
     ValueError
         If there is no such balancing, no such option, an option has no possible value, or the
-        balancing does not go with a compiled network.
+        balancing does not go with a compiled network, or not with multiplied probabilities.
     ImportError
         If the balancing needs a package that is not installed.
 
@@ -90,7 +98,13 @@ def check_balancing(name: str, options: Mapping[str, Any], *, compiled: bool = F
             message = unknown_name(f"option of {name!r}", option, valid)
             raise ValueError(f"balancing_options: {message}")
     # What else can be wrong is known where it is made.
-    BALANCING[name](torch.ones(2), **options)
+    made = BALANCING[name](torch.ones(2), **options)
+    if multiplied and isinstance(made, conflict.GradientWeighing) and not made.is_exact:
+        raise ValueError(
+            "balancing_options: in the entire space a loss reaches what another task owns, and "
+            "only at='parameters' with every=1 keeps its gradient; use these, or "
+            "selection='inverse_propensity'"
+        )
     if compiled:
         _require_compiling(name)
 

@@ -32,8 +32,9 @@ from collections.abc import Callable, Sequence
 from typing import Any, ClassVar
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
+from riskmtl.networks import Network
 from riskmtl.training.gradients import Gradients, Owned, averaged, inner_products, task_gradients
 from riskmtl.training.weighing import (
     Adam,
@@ -83,6 +84,11 @@ class GradientWeighing(Weighing):
         self._held: tuple[Tensor, Tensor, Tensor | None] | None = None
         self._anchor: Tensor | None = None
 
+    @property
+    def is_exact(self) -> bool:
+        """Whether what a task owns gets its gradient in every step whatever the losses reach."""
+        return self.weighs_own or (not self.wants_shared and self.every == 1)
+
     @abstractmethod
     def solve(self, gramian: Tensor, losses: Tensor, tasks: Sequence[int]) -> Tensor:
         """
@@ -126,7 +132,7 @@ class GradientWeighing(Weighing):
         self._anchor = torch.zeros((), device=losses.device, requires_grad=True)
         return weighted.detach().sum() + self._anchor
 
-    def backward(self, loss: Tensor, network: nn.Module) -> None:
+    def backward(self, loss: Tensor, network: Network) -> None:
         """Add the weighted gradients, and those of penalties, to those of the parameters."""
         assert self._held is not None
         assert self._anchor is not None

@@ -18,8 +18,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from riskmtl.networks import SHARED, Gated, Network, Trace
+from riskmtl.networks import Gated, Network, Trace
 from riskmtl.training.batches import Batch
+from riskmtl.training.gradients import Owned, task_gradients
 from riskmtl.training.rows import TrainingRows
 
 DEAD = 0.01  # least mean weight, of any gate that may select it, that an expert lives on
@@ -160,30 +161,15 @@ def gradient_products(network: Network, losses: Tensor, observed: Tensor) -> Ten
     Tensor of float64, shape (tasks, tasks)
         NaN in the lines of tasks that nothing is observed of.
     """
-    owners = network.owners()
-    shared = []
-    for name, parameter in network.named_parameters():
-        own = owners.get(name)
-        kept = None if own is None else (own == SHARED).to(parameter.device)
-        if parameter.requires_grad and (kept is None or kept.any()):
-            shared.append((parameter, kept))
+    owned = Owned.of(network)
     tasks = len(losses)
     products = losses.new_full((tasks, tasks), math.nan, dtype=torch.float64)
     seen = observed.nonzero().flatten().tolist()
-    if not shared or not seen:
+    if not seen or not owned.parameters:
         return products
-    parameters = [parameter for parameter, _ in shared]
-    gradients = [
-        torch.autograd.grad(losses[task], parameters, retain_graph=True, materialize_grads=True)
-        for task in seen
-    ]
-    total = losses.new_zeros((len(seen), len(seen)), dtype=torch.float64)
-    for (_, kept), of_tasks in zip(shared, zip(*gradients, strict=True), strict=True):
-        slices = of_tasks if kept is None else [gradient[kept] for gradient in of_tasks]
-        flat = torch.stack([gradient.flatten() for gradient in slices]).double()
-        total += flat @ flat.T
+    gradients = task_gradients(losses, seen, owned.parameters, torch.ones_like(losses[0]))
     places = torch.tensor(seen, device=losses.device)
-    products[places.unsqueeze(1), places] = total
+    products[places.unsqueeze(1), places] = owned.gramian(gradients).double()
     return products
 
 

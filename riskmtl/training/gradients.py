@@ -34,9 +34,8 @@ class Owned:
     owners: list[Tensor | None]
 
     @classmethod
-    def of(cls, network: nn.Module) -> Owned:
-        """The parameters of a :class:`riskmtl.networks.Network`, less those that are frozen."""
-        assert isinstance(network, Network)
+    def of(cls, network: Network) -> Owned:
+        """The parameters of a network, less those that are frozen."""
         owners = network.owners()
         learning = [(n, p) for n, p in network.named_parameters() if p.requires_grad]
         return cls(

@@ -18,6 +18,8 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
+from riskmtl.networks import Network
+
 _SMALLEST = 1e-8  # of a loss that is divided by, or whose logarithm is taken
 
 
@@ -96,7 +98,7 @@ class Balancing(nn.Module):
         """
         return (losses * self.task_weights).sum()
 
-    def backward(self, loss: Tensor, network: nn.Module) -> None:
+    def backward(self, loss: Tensor, network: Network) -> None:
         """
         Add gradients to those of the parameters.
 
@@ -104,7 +106,7 @@ class Balancing(nn.Module):
         ----------
         loss : Tensor of shape ()
             What :meth:`forward` gave, with penalties and factors of the trainer.
-        network : Module
+        network : Network
         """
         torch.autograd.backward(loss)
 
