@@ -3,8 +3,8 @@ What an epoch has done to each task: how hard it pulls at what is shared, where 
 
 All of it is found on a probe, some training rows drawn once, in evaluation mode: nothing random is
 asked for, so training goes on as if nobody had looked. A look costs a pass over the probe and a way
-back for each task: with three tasks 4 % of an epoch of 100,000 rows, 6 % of one of 15,000 or
-50,000, and 20 % of one of 3,000, a fifth of a second (one thread, the default network).
+back for each task: with three tasks 3 to 4 % of an epoch of 100,000 rows, 5 to 6 % of one of 6,000
+to 50,000, and 13 % of one of 3,000, a tenth of a second (one thread, the default sizes).
 """
 
 from __future__ import annotations

@@ -147,7 +147,8 @@ def validate(
 
     Examples
     --------
-    >>> from riskmtl import LightGBMBaseline, simulate_portfolio
+    >>> import polars as pl
+    >>> from riskmtl import LightGBMBaseline
     >>> from riskmtl.schema_file import parse_schema
     >>> from riskmtl.validation import validate
     >>> from riskmtl.validation.sections import discrimination
