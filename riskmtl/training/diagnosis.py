@@ -165,7 +165,7 @@ def gradient_products(network: Network, losses: Tensor, observed: Tensor) -> Ten
     tasks = len(losses)
     products = losses.new_full((tasks, tasks), math.nan, dtype=torch.float64)
     seen = observed.nonzero().flatten().tolist()
-    if not seen or not owned.parameters:
+    if not seen or not owned.is_shared:
         return products
     gradients = task_gradients(losses, seen, owned.parameters, torch.ones_like(losses[0]))
     places = torch.tensor(seen, device=losses.device)

@@ -43,6 +43,11 @@ class Owned:
             [owners[n].to(p.device) if n in owners else None for n, p in learning],
         )
 
+    @property
+    def is_shared(self) -> bool:
+        """Whether anything that tasks share learns."""
+        return any(owner is None or bool((owner == SHARED).any()) for owner in self.owners)
+
     def gramian(self, gradients: Sequence[Gradients]) -> Tensor:
         """
         Inner products of the tasks' gradients, over the shared slices.
