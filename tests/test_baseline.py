@@ -61,9 +61,10 @@ def test_challengers_have_the_networks_face(challenger: Any) -> None:
         assert roc_auc(observed, found[:, i]) > 0.8
     assert challenger.predict_frame(new).columns == challenger.tasks_
     assert challenger.score(new, labels) > 0.8
-    public = {name for name in dir(MultiTaskClassifier) if not name.startswith("_")}
-    assert {"fit", "predict_proba", "decision_function", "save", "load", "score"} <= public
-    assert all(hasattr(challenger, name) for name in public if name.startswith(("predict", "s")))
+    shared = {"fit", "predict", "predict_proba", "predict_frame", "decision_function"}
+    for name in shared | {"save", "load", "score", "read_labels", "explain"}:
+        assert hasattr(MultiTaskClassifier, name)
+        assert hasattr(challenger, name)
 
 
 def test_polars_categories_do_not_abort_the_process() -> None:
