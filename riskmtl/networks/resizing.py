@@ -8,6 +8,7 @@ anything is handed out; so a way of sharing needs no code of its own for either.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
@@ -199,6 +200,8 @@ def _shrunk_one(
     network: Network, shape: NetworkConfig, cardinalities: Sequence[int], tasks: Sequence[int]
 ) -> tuple[Network, NetworkConfig]:
     shape = replace(shape, groups=())
+    if list(tasks) == list(range(network.towers.tasks)):
+        return copy.deepcopy(network).eval(), shape
     smaller = network.only(tasks)
     if not isinstance(smaller.trunk, SomeTasks):
         rebuilt = _rebuilt(smaller, shape, cardinalities)
