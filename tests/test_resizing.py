@@ -55,7 +55,7 @@ def made(shape: NetworkConfig, tasks: int) -> Network:
 @given(shapes, st.integers(1, 4))
 def test_one_task_more_changes_no_other(shape: NetworkConfig, tasks: int) -> None:
     network = made(shape, tasks)
-    larger = grown(network, shape, CARDINALITIES, regression=True)
+    larger, there = grown(network, shape, CARDINALITIES, regression=True)
     assert larger.regression.tolist() == [*network.regression.tolist(), True]
     x = rows()
     torch.testing.assert_close(larger(x)[:, :tasks], network(x), rtol=1e-5, atol=1e-5)
@@ -64,11 +64,12 @@ def test_one_task_more_changes_no_other(shape: NetworkConfig, tasks: int) -> Non
     for name, value in network.state_dict().items():
         if name not in old:
             assert torch.equal(larger.state_dict()[name], value)
+            assert name not in there or there[name].all()
             continue
         for owner in range(SHARED, tasks):
             mine, theirs = value[old[name] == owner], larger.state_dict()[name][new[name] == owner]
             assert float(mine.sum()) == pytest.approx(float(theirs.sum()), abs=1e-4)
-        assert (new[name] == tasks).any()
+        assert torch.equal(there[name], new[name] != tasks)
 
 
 @settings(max_examples=20, deadline=None)
@@ -89,7 +90,7 @@ def test_fewer_tasks_are_described_by_a_shape(
 
 def test_a_new_expert_says_nothing_to_old_gates() -> None:
     shape = NetworkConfig(network="ple", task_experts=2, **SMALL)
-    larger = grown(made(shape, 2), shape, CARDINALITIES, regression=False)
+    larger, _ = grown(made(shape, 2), shape, CARDINALITIES, regression=False)
     (level,) = larger.gated(rows())
     assert not level.weights[:2, :, level.stream == 2].any()
     assert level.weights[2, :, level.stream == 2].min() > 0
@@ -121,11 +122,12 @@ def test_a_trunk_needs_no_code_for_either(monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.setitem(TRUNKS, "mixing", Mixing)
     shape = NetworkConfig(network="mixing", **SMALL)
     network, x = made(shape, 3), rows()
-    larger = grown(network, shape, CARDINALITIES, regression=False)
+    larger, there = grown(network, shape, CARDINALITIES, regression=False)
     torch.testing.assert_close(larger(x)[:, :3], network(x))
     # An old head takes nothing of the new; the new one may of all.
     assert not larger.trunk.pairs[:3, 3].any()
     assert larger.trunk.pairs[3].all()
+    assert there["trunk.pairs"].tolist() == [True, True, True, False]
     smaller, its_shape = shrunk(network, shape, CARDINALITIES, [2, 0])
     torch.testing.assert_close(smaller(x), network(x)[:, [2, 0]])
     assert its_shape.cut_trunks == ((3, (2, 0)),)
@@ -138,6 +140,28 @@ def test_a_trunk_needs_no_code_for_either(monkeypatch: pytest.MonkeyPatch) -> No
         grown(made(soft, 3), soft, CARDINALITIES, regression=False)
     with pytest.raises(ValueError, match="keeps the trunk of a larger model: add the task to tha"):
         grown(last, its_shape, CARDINALITIES, regression=False)
+
+
+class Chain(Mixing):
+    """Each task adds to what the one before has; only the last one's body is its own."""
+
+    def rest(self, *parts: Tensor, trace: Trace | None = None) -> Tensor:
+        return parts[0].relu().cumsum(0)
+
+    def owners(self) -> dict[str, Tensor]:
+        tasks = len(self.body)
+        own = torch.full((tasks,), SHARED)
+        own[-1] = tasks - 1
+        return {"body": own}
+
+
+def test_a_task_that_comes_last_in_a_chain(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(TRUNKS, "chain", Chain)
+    shape = NetworkConfig(network="chain", **SMALL)
+    network, x = made(shape, 3), rows()
+    larger, there = grown(network, shape, CARDINALITIES, regression=False)
+    torch.testing.assert_close(larger(x)[:, :3], network(x))
+    assert there["trunk.body"].tolist() == [True, True, True, False]
 
 
 def test_networks_that_share_nothing_keep_their_groups() -> None:

@@ -39,7 +39,7 @@ def not_of(network: Network, tasks: Collection[int]) -> dict[str, Tensor]:
     owners = network.owners()
     theirs = torch.tensor(sorted(tasks))
     return {
-        name: ~torch.isin(owners.get(name, torch.full((len(parameter),), SHARED)).cpu(), theirs)
+        name: ~torch.isin(owners.get(name, torch.full(parameter.shape[:1], SHARED)).cpu(), theirs)
         for name, parameter in network.named_parameters()
     }
 
@@ -62,38 +62,43 @@ class FrozenSlices(pl.Callback):
     """
 
     def __init__(self, network: nn.Module, frozen: Frozen, *, after: int = 0) -> None:
-        self.parameters = {
-            name: (parameter, _slices(parameter, frozen[name]))
-            for name, parameter in network.named_parameters()
-            if name in frozen and bool(torch.as_tensor(frozen[name]).any())
-        }
+        self.network = network
+        self.frozen = {name: where for name, where in frozen.items() if _any(where)}
         self.after = after
-        self.kept: dict[str, Tensor] = {}
+        self.kept: list[tuple[nn.Parameter, Tensor, Tensor]] = []  # with mask and values
 
     def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Remember what is to be kept, once it is time."""
-        if trainer.current_epoch >= self.after and not self.kept:
-            for name, (parameter, frozen) in self.parameters.items():
-                self.kept[name] = parameter.detach()[frozen.to(parameter.device)].clone()
+        if trainer.current_epoch < self.after or self.kept:
+            return
+        for name, parameter in self.network.named_parameters():
+            if name in self.frozen:
+                mask = _mask(parameter, self.frozen[name])
+                self.kept.append((parameter, mask, parameter.detach().clone()))
 
     def on_before_optimizer_step(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, optimizer: torch.optim.Optimizer
     ) -> None:
         """Zero the gradients of what is kept."""
-        for name in self.kept:
-            parameter, frozen = self.parameters[name]
+        for parameter, mask, _ in self.kept:
             if parameter.grad is not None:
-                parameter.grad[frozen.to(parameter.device)] = 0
+                parameter.grad.masked_fill_(mask, 0)
 
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, *args: Any
     ) -> None:
         """Put back what is kept."""
         with torch.no_grad():
-            for name, kept in self.kept.items():
-                parameter, frozen = self.parameters[name]
-                parameter[frozen.to(parameter.device)] = kept
+            for parameter, mask, values in self.kept:
+                parameter.copy_(torch.where(mask, values, parameter))
 
 
-def _slices(parameter: Tensor, frozen: Tensor | bool) -> Tensor:
-    return torch.full((len(parameter),), frozen) if isinstance(frozen, bool) else frozen
+def _any(frozen: Tensor | bool) -> bool:
+    return bool(frozen.any()) if isinstance(frozen, Tensor) else frozen
+
+
+def _mask(parameter: Tensor, frozen: Tensor | bool) -> Tensor:
+    """The frozen slices, as a mask that goes along with all the other axes."""
+    if not isinstance(frozen, Tensor):
+        return torch.tensor(frozen, device=parameter.device)
+    return frozen.to(parameter.device).view(-1, *[1] * (parameter.dim() - 1))
