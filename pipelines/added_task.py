@@ -216,12 +216,14 @@ def as_page(results: Mapping[str, Mapping[str, Any]]) -> str:
     lines = [
         "# A head added last, and a network moved to another portfolio",
         "",
+        "Default settings but for one member; one core of a busy machine.",
+        "",
         f"Census income: {TRAINING_ROWS:,} training rows, {VALIDATION_ROWS:,} to stop and",
         "calibrate by, the test half of the table to judge. Two heads are trained; the third is",
-        "added with `add_task`: to a frozen network, or to one held by distillation.",
-        "`joint`: all three trained together; `alone`: a network for the third, on its labels. AUC",
-        "of the third head, mean over seeds (number in brackets), and seconds of that fit, that of",
-        "the two heads not counted.",
+        "added with `add_task` to a frozen network, or to one held by distillation, which reads",
+        "rows without the label too. `joint`: all three trained together; `alone`: a network for",
+        "the third, on its labels. AUC of the third head, mean over seeds (number in brackets), and",
+        "seconds of that fit, that of the two heads not counted.",
         "",
         "| head added | labels | frozen | distilled | joint | alone | s frozen | s distilled |"
         " s joint | s alone |",
@@ -249,11 +251,12 @@ def as_page(results: Mapping[str, Mapping[str, Any]]) -> str:
         "## Few labels of another portfolio",
         "",
         f"Simulator: trained on {PORTFOLIO_ROWS:,} rows, then few labelled rows at another",
-        "relatedness of the heads, which is another law over the same columns: "
-        + ", ".join(f"{n} {a:g} to {b:g}" for n, (a, b) in PORTFOLIOS.items())
-        + f". {PORTFOLIO_ROWS // 2:,}",
-        "rows of that to judge. `as it was`: not tuned; `anew`: trained on the few rows alone.",
-        "Mean over the three heads, and over seeds (number in brackets).",
+        "relatedness of the heads, which is another law over the same columns ("
+        + ", ".join(f"{name}: {a:g} to {b:g}" for name, (a, b) in PORTFOLIOS.items())
+        + ");",
+        f"{PORTFOLIO_ROWS // 2:,} rows of that to judge. `as it was`: not tuned; `anew`:",
+        "trained on the few rows alone. Mean over the three heads, and over seeds (number in",
+        "brackets).",
         "",
         "| portfolio | labelled rows | way | AUC | log-loss | seconds |",
         "|---|---|---|---|---|---|",
@@ -308,7 +311,7 @@ def _tuning_line(name: str, count: int, way: str, runs: Sequence[Mapping[str, An
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seeds", type=int, default=2)
-    parser.add_argument("--heads", nargs="+", choices=HEADS, default=["never_married", "income"])
+    parser.add_argument("--heads", nargs="*", choices=HEADS, default=["never_married", "income"])
     parser.add_argument("--members", type=int, default=1, help="members of every network")
     parser.add_argument("--out", type=Path, default=ROOT / "reports" / "benchmarks")
     add_data_option(parser)

@@ -152,9 +152,10 @@ class AdaptingMixin(MultiTaskEstimator, ABC):
             a ``Task`` and the model has a schema.
         sample_weight : array of shape (rows,), optional
         shared : {"frozen", "distilled"}
-            ``"frozen"``: only what the new head has for itself learns (its tower, gate and experts,
-            as the way of sharing has it). The other heads answer as before, but for the rounding of
-            float32 products of another size, measured at up to 1e-6 of a log-odds. ``"distilled"``:
+            ``"frozen"``: only what the network has grown by learns (the new head's tower, gate and
+            experts, as the way of sharing has it). The other heads answer as before, but for the
+            rounding of float32 products of another size, measured at up to 1e-6 of a log-odds and
+            not at all at the default sizes. ``"distilled"``:
             everything learns, and the other heads are held to what they said: their labels are
             their own probabilities on `X` (Li and Hoiem 2016, "Learning without forgetting").
             Networks that share nothing with the new task are left alone either way.
@@ -689,7 +690,6 @@ def _with_task(
 ) -> tuple[NetworkScorer, Trained]:
     """Train a network with one task more; the new one comes last."""
     from riskmtl.training.fit import base_outputs, train
-    from riskmtl.training.freezing import not_of
 
     regression = data.tasks[0].kind == "regression"
     alone = TaskPlan((data.tasks[0].name,), (regression,), (1.0,), (factor,))
@@ -701,7 +701,7 @@ def _with_task(
     before = copy.deepcopy(scorer.network).cpu()
     with torch.random.fork_rng():
         torch.manual_seed(data.seed)
-        network = grown(before, scorer.shape, scorer.cardinalities, regression=regression)
+        network, old = grown(before, scorer.shape, scorer.cardinalities, regression=regression)
     bias = network.towers.out.bias
     assert bias is not None
     with torch.no_grad():
@@ -718,7 +718,7 @@ def _with_task(
         weights=(*(1.0 for _ in heads), observed),
         positive_weights=(*(1.0 for _ in heads), factor),
     )
-    frozen = not_of(network, [len(heads)]) if shared == "frozen" else None
+    frozen = old if shared == "frozen" else None
     shape = scorer.shape
     if shape.groups:
         shape = replace(shape, groups=((*shape.groups[0], len(heads)),))

@@ -473,3 +473,34 @@ def test_what_fine_tune_cannot_read(
         models["mmoe"].fine_tune(**{"X": X, "y": OLD, **change})
     with pytest.raises(ValueError, match="have no shared part to freeze"):
         models["single_task"].fine_tune(X, OLD, shared="frozen")
+
+
+def portfolio(
+    rows: int, seed: int, *, moved: float, level: float
+) -> tuple[pl.DataFrame, pl.DataFrame]:
+    """Two outcomes of ten columns, with weights that have moved, at a level that has."""
+    rng = np.random.default_rng(seed)
+    columns = rng.normal(size=(rows, 10))
+    law, other = (np.random.default_rng(i).normal(size=(2, 10)) / 2 for i in (0, 1))
+    risk = columns @ (law + moved * other).T + 0.8 * columns[:, [0]] * columns[:, [1]]
+    y = (rng.random((rows, 2)) < 1 / (1 + np.exp(level - risk))).astype(float)
+    names = [f"c{i}" for i in range(10)]
+    return pl.DataFrame(columns, schema=names), pl.DataFrame(y, schema=["default", "fraud"])
+
+
+def test_few_labels_of_another_portfolio_teach_more_than_training_anew() -> None:
+    options = {**SMALL, "learning_rate": 0.01, "epochs": 4}
+    model = MultiTaskClassifier("mmoe", **options)
+    model.fit(*portfolio(5000, 0, moved=0.0, level=1.0))
+    few, labels = portfolio(500, 1, moved=0.4, level=2.0)
+    new, truth = portfolio(5000, 2, moved=0.4, level=2.0)
+    tuned = model.fine_tune(few, labels, epochs=10)
+    anew = MultiTaskClassifier("mmoe", **{**SMALL, "epochs": 10}).fit(few, labels)
+
+    def loss(of: MultiTaskClassifier) -> float:
+        p = of.predict_proba(new)
+        return float(np.mean([log_loss(truth[:, i].to_numpy(), p[:, i]) for i in (0, 1)]))
+
+    was, other, now = (loss(m) for m in (model, anew, tuned))
+    assert now < was - 0.02
+    assert now < other - 0.01

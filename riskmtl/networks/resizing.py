@@ -8,8 +8,10 @@ anything is handed out; so a way of sharing needs no code of its own for either.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -25,9 +27,24 @@ _PROBES = 64
 # ---- one task more -------------------------------------------------------------------------------
 
 
+class Grown(NamedTuple):
+    """
+    A network with one task more.
+
+    Parameters
+    ----------
+    network : Network
+    old : dict of str to Tensor of bool
+        For each parameter, which slices along its first axis were there before.
+    """
+
+    network: Network
+    old: dict[str, Tensor]
+
+
 def grown(
     network: Network, shape: NetworkConfig, cardinalities: Sequence[int], *, regression: bool
-) -> Network:
+) -> Grown:
     """
     A copy of a network with one task more, whose old heads answer as before.
 
@@ -43,9 +60,9 @@ def grown(
 
     Returns
     -------
-    Network
-        The new task is the last. What it owns is freshly drawn; whatever else reads from what it
-        owns does so with weight zero.
+    Grown
+        The new task is the last. What is new is freshly drawn; what was there before reads from it
+        with weight zero.
 
     Raises
     ------
@@ -55,9 +72,9 @@ def grown(
     Examples
     --------
     >>> shape = NetworkConfig(network="mmoe")
-    >>> larger = grown(Network([0, 5], 2, shape), shape, [0, 5], regression=False)
-    >>> larger(torch.zeros(1, 2)).shape
-    torch.Size([1, 3])
+    >>> larger, old = grown(Network([0, 5], 2, shape), shape, [0, 5], regression=False)
+    >>> larger(torch.zeros(1, 2)).shape, old["towers.out.weight"]
+    (torch.Size([1, 3]), tensor([ True,  True, False]))
     """
     if isinstance(network.trunk, SomeTasks):
         raise ValueError(
@@ -69,13 +86,17 @@ def grown(
     larger = Network(cardinalities, tasks + 1, shape, regression=kinds)
     before, after = network.owners(), larger.owners()
     places = _Places(before, after, shape.network)
-    state = network.state_dict()
+    state, old = network.state_dict(), {}
     with torch.no_grad():
         for name, target in larger.state_dict().items():
-            _move(state[name].cpu(), target, places.of(name, state[name].shape, target.shape))
+            old[name] = torch.zeros(target.shape[:1], dtype=torch.bool)
+            if name in state:
+                where = places.of(name, state[name].shape, target.shape)
+                _move(state[name].cpu(), target, where)
+                old[name][where[0] if where else ...] = True
     if not _same(larger.eval(), network, range(tasks), cardinalities):
         raise ValueError(_cannot_grow(shape.network))
-    return larger
+    return Grown(larger, {name: old[name] for name, _ in larger.named_parameters()})
 
 
 class _Places:
@@ -90,7 +111,9 @@ class _Places:
         self, before: Mapping[str, Tensor], after: Mapping[str, Tensor], network: str
     ) -> None:
         self.network = network
-        self.own = {name: _matched(owners, after[name]) for name, owners in before.items()}
+        self.own = {
+            name: _matched(owners, after[name]) for name, owners in before.items() if name in after
+        }
         self.by_size: dict[tuple[int, int], set[tuple[int, ...]]] = {}
         for name, places in self.own.items():
             sizes = len(before[name]), len(after[name])
@@ -114,6 +137,9 @@ class _Places:
 
 def _matched(before: Tensor, after: Tensor) -> Tensor:
     """Position in `after` of each slice of `before`: the same owner's, in the same order."""
+    if any((after == owner).sum() < (before == owner).sum() for owner in set(before.tolist())):
+        # What a task had for itself feeds others now; then slices follow the order of the tasks.
+        return torch.arange(len(before))
     places = torch.empty(len(before), dtype=torch.long)
     for owner in set(before.tolist()):
         theirs = (after == owner).nonzero().flatten()
@@ -199,6 +225,8 @@ def _shrunk_one(
     network: Network, shape: NetworkConfig, cardinalities: Sequence[int], tasks: Sequence[int]
 ) -> tuple[Network, NetworkConfig]:
     shape = replace(shape, groups=())
+    if list(tasks) == list(range(network.towers.tasks)):
+        return copy.deepcopy(network).eval(), shape
     smaller = network.only(tasks)
     if not isinstance(smaller.trunk, SomeTasks):
         rebuilt = _rebuilt(smaller, shape, cardinalities)
