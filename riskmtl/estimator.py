@@ -6,21 +6,20 @@ import copy
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from inspect import signature
 from typing import TYPE_CHECKING, Any, ClassVar, Self, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from riskmtl.adapting import AdaptingMixin
-from riskmtl.base import is_number
 from riskmtl.borrowing import borrowing
 from riskmtl.device import resolve_device
 from riskmtl.errors import unknown_name
 from riskmtl.history import history_frame, kept_epochs
 from riskmtl.labelling import LabellingMixin
 from riskmtl.model import Head, RiskModel
-from riskmtl.networks import NUMERIC_EMBEDDINGS, TRUNKS, NetworkConfig
+from riskmtl.networks import NetworkConfig
+from riskmtl.parameters import check_parameters, mapping_of, per_task, require_count
 from riskmtl.prepared import Prepared
 from riskmtl.schema import DataSchema
 from riskmtl.scorers import NetworkScorer, Scorer
@@ -32,39 +31,6 @@ if TYPE_CHECKING:
     from riskmtl.training.rows import TaskPlan
 
 _Number = TypeVar("_Number", int, float)
-
-_CHOICES: Mapping[str, Sequence[str]] = {
-    "network": list(TRUNKS),
-    "numeric_embedding": NUMERIC_EMBEDDINGS,
-    "gating": ("softmax", "top_k", "dselect_k"),
-    "tie": ("l2", "trace_norm", "cross_stitch"),
-    "schedule": ("joint", "round_robin", "by_size", "by_uncertainty"),
-    "selection": ("entire_space", "inverse_propensity"),
-    "monitor": ("log_loss_skill", "average_precision", "roc_auc"),
-    "device": ("auto", "cpu", "cuda"),
-    "precision": ("auto", "32", "bf16"),
-}
-_CHALLENGERS = ("lightgbm", "blend")
-_COUNTS = (
-    "active_experts",
-    "code_width",
-    "embedding_dim",
-    "bins",
-    "levels",
-    "epochs",
-    "patience",
-)
-# Counts that follow from the number of rows where they are "auto".
-_AUTOMATIC = (
-    "members",
-    "steps",
-    "experts",
-    "task_experts",
-    "shared_experts",
-    "batch_size",
-)
-_SHARES = ("dropout", "feature_dropout", "expert_dropout", "label_smoothing")
-_UNITS = ("expert_units", "shared_units", "decoder_units", "tower_units")
 
 
 class MultiTaskClassifier(AdaptingMixin, LabellingMixin):
@@ -409,122 +375,7 @@ class MultiTaskClassifier(AdaptingMixin, LabellingMixin):
     # ---- checking parameters -------------------------------------------------------------------
 
     def _check_parameters(self) -> None:
-        for name, valid in _CHOICES.items():
-            if getattr(self, name) not in valid:
-                raise ValueError(unknown_name(name, getattr(self, name), valid))
-        if self.challenger not in (None, *_CHALLENGERS):
-            raise ValueError(unknown_name("challenger", self.challenger, _CHALLENGERS))
-        if self.challenger is not None:
-            self._beside()._check_parameters()
-        if not isinstance(self.linear_path, (bool, np.bool_)):
-            raise ValueError(f"linear_path must be true or false, got {self.linear_path!r}")
-        for name in _COUNTS:
-            _require_count(name, getattr(self, name))
-        for name in _AUTOMATIC:
-            if getattr(self, name) != "auto":
-                _require_count(name, getattr(self, name))
-        for name in _UNITS:
-            units = getattr(self, name)
-            # A body has at least one layer; a tower may have none but its last.
-            if not _is_sequence(units) or (name != "tower_units" and not units):
-                raise ValueError(f"{name} must be a sequence such as (128, 64), got {units!r}")
-            for unit in units:
-                _require_count(name, unit)
-        for name in _SHARES:
-            value = getattr(self, name)
-            if not is_number(value) or not 0 <= value < 1:
-                raise ValueError(f"{name} must lie in [0, 1), got {value!r}")
-        if self.learning_rate != "auto":
-            _require_positive("learning_rate", self.learning_rate)
-        _require_positive("clip", self.clip)
-        for name in ("weight_decay", "embedding_decay", "credible_rows", "few_events"):
-            value = getattr(self, name)
-            is_automatic = name == "embedding_decay" and value == "auto"
-            if not is_automatic and (not is_number(value) or value < 0):
-                raise ValueError(f"{name} must not be negative, got {value!r}")
-        if isinstance(self.event_weight, str) and self.event_weight != "balanced":
-            raise ValueError(unknown_name("event_weight", self.event_weight, ["balanced"]))
-        if not isinstance(self.event_weight, str):
-            _mapping("event_weight", self.event_weight)
-        for name in ("task_weights", "warm_up", "balanced_events", "selected_by", "penalties"):
-            _mapping(name, getattr(self, name))
-        self._check_balancing()
-        self._check_schedule()
-        self._check_regularisation()
-        self._check_groups()
-        self._check_trainer_options()
-
-    def _check_schedule(self) -> None:
-        if self.freeze_shared_after is not None:
-            _require_count("freeze_shared_after", self.freeze_shared_after)
-        if self.balanced_events and self.schedule != "joint":
-            raise ValueError(
-                f"balanced_events needs schedule='joint', got {self.schedule!r}: where a step "
-                "trains one task, use event_weight"
-            )
-        floor = self.propensity_floor
-        if not is_number(floor) or not 0 < floor <= 1:
-            raise ValueError(f"propensity_floor must lie in (0, 1], got {floor!r}")
-
-    def _check_regularisation(self) -> None:
-        if not is_number(self.mixup) or not 0 <= self.mixup < math.inf:
-            raise ValueError(f"mixup must be a finite number of at least 0, got {self.mixup!r}")
-        if self.mixup and self.compile:
-            raise ValueError("mixup does not go with compile: rows are mixed within the network")
-        for name, factor in _mapping("penalties", self.penalties).items():
-            from riskmtl.training.penalties import PENALTIES
-
-            if name not in PENALTIES:
-                raise ValueError(f"penalties: {unknown_name('penalty', name, PENALTIES)}")
-            if not is_number(factor) or not 0 <= factor < math.inf:
-                raise ValueError(
-                    f"penalties: {name!r} must be a finite number of at least 0, got {factor!r}"
-                )
-
-    def _check_groups(self) -> None:
-        if self.groups is None:
-            return
-        if self.network == "single_task":
-            raise ValueError(
-                "groups: network='single_task' has a network per task already; choose another "
-                "network, or leave groups out"
-            )
-        is_lists = _is_sequence(self.groups) and all(_is_sequence(group) for group in self.groups)
-        if not is_lists or not all(isinstance(t, str) for group in self.groups for t in group):
-            raise ValueError(
-                "groups must be lists of task names such as [['default'], ['fraud', 'takeover']], "
-                f"got {self.groups!r}"
-            )
-        if not self.groups or not all(self.groups):
-            raise ValueError(f"groups: each must hold a task, got {self.groups!r}")
-        seen: set[str] = set()
-        for task in (task for group in self.groups for task in group):
-            if task in seen:
-                raise ValueError(f"groups: task {task!r} comes up twice; keep it in one group")
-            seen.add(task)
-
-    def _check_balancing(self) -> None:
-        from riskmtl.training.balancing import check_balancing
-
-        options = _mapping("balancing_options", self.balancing_options)
-        compiled = self.compile and self.network != "single_task"
-        multiplied = bool(self.selected_by) and self.selection == "entire_space"
-        check_balancing(self.balancing, options, compiled=compiled, multiplied=multiplied)
-        if self.balancing == "static" and not self.task_weights:
-            raise ValueError(
-                "balancing='static' takes the weights from task_weights: give one task or more, "
-                "such as task_weights={'fraud': 2.0}"
-            )
-
-    def _check_trainer_options(self) -> None:
-        options = _mapping("trainer_options", self.trainer_options)
-        if options:
-            from pytorch_lightning import Trainer
-
-            valid = list(signature(Trainer.__init__).parameters)[1:]
-            for name in options:
-                if name not in valid:
-                    raise ValueError(f"trainer_options: {unknown_name('option', name, valid)}")
+        check_parameters(self)
 
     def with_members(self, members: int) -> Self:
         """
@@ -547,7 +398,7 @@ class MultiTaskClassifier(AdaptingMixin, LabellingMixin):
         self._require_fitted()
         scorer = self.model_.scorer
         assert isinstance(scorer, NetworkScorer)
-        _require_count("members", members)
+        require_count("members", members)
         if members > scorer.shape.members:
             raise ValueError(f"members must be at most {scorer.shape.members}, got {members}")
         fewer = copy.copy(self)
@@ -595,7 +446,7 @@ class MultiTaskClassifier(AdaptingMixin, LabellingMixin):
     def _beside(self) -> LightGBMBaseline:
         from riskmtl.baseline import LightGBMBaseline
 
-        options = _mapping("challenger_options", self.challenger_options)
+        options = mapping_of("challenger_options", self.challenger_options)
         own = self.get_params(deep=False)
         names = LightGBMBaseline._get_param_names()
         # It learns from the rows that the network has: how they are read is said once.
@@ -693,8 +544,8 @@ class MultiTaskClassifier(AdaptingMixin, LabellingMixin):
             embedding_decay=_chosen(self.embedding_decay, sizes.embedding_decay),
             clip=self.clip,
             balancing=self.balancing,
-            balancing_options=_mapping("balancing_options", self.balancing_options),
-            penalties=_mapping("penalties", self.penalties),
+            balancing_options=mapping_of("balancing_options", self.balancing_options),
+            penalties=mapping_of("penalties", self.penalties),
             schedule=self.schedule,
             freeze_shared_after=self.freeze_shared_after,
             label_smoothing=self.label_smoothing,
@@ -707,7 +558,7 @@ class MultiTaskClassifier(AdaptingMixin, LabellingMixin):
             compile=self.compile,
             seed=seed,
             checkpoint_dir=self.checkpoint_dir,
-            trainer_options=_mapping("trainer_options", self.trainer_options),
+            trainer_options=mapping_of("trainer_options", self.trainer_options),
             callbacks=tuple(self.callbacks),
             logger=self.logger,
             progress=self.verbose,
@@ -718,7 +569,7 @@ class MultiTaskClassifier(AdaptingMixin, LabellingMixin):
         from riskmtl.training.selection import as_learned, require_selection, selectors
 
         regression = tuple(task.kind == "regression" for task in data.tasks)
-        selected_by = _mapping("selected_by", self.selected_by)
+        selected_by = mapping_of("selected_by", self.selected_by)
         by = selectors(selected_by, names, regression, self.selection)
         require_selection(data.rows.y, by, names)
         labels = as_learned(data.rows, by, self.selection).y
@@ -726,14 +577,14 @@ class MultiTaskClassifier(AdaptingMixin, LabellingMixin):
         shares = [float(share) for share in observed / observed.max()]
         if self.balancing == "static":
             shares = [1.0] * len(names)
-        weights = _per_task("task_weights", self.task_weights, names, shares)
+        weights = per_task("task_weights", self.task_weights, names, shares)
         nothing, once = [0.0] * len(names), [1.0] * len(names)
         if self.event_weight == "balanced":
             factors = [_balance(labels[:, i]) for i in range(len(names))]
         else:
             assert not isinstance(self.event_weight, str)
-            factors = _per_task("event_weight", self.event_weight, names, once)
-        rates = _per_task("balanced_events", self.balanced_events, names, once)
+            factors = per_task("event_weight", self.event_weight, names, once)
+        rates = per_task("balanced_events", self.balanced_events, names, once)
         for name, rate, is_regression in zip(names, rates, regression, strict=True):
             if is_regression and rate != 1:
                 raise ValueError(f"balanced_events: {name!r} is a regression and has no events")
@@ -745,7 +596,7 @@ class MultiTaskClassifier(AdaptingMixin, LabellingMixin):
                 1.0 if is_regression else factor
                 for is_regression, factor in zip(regression, factors, strict=True)
             ),
-            warm_up=tuple(_per_task("warm_up", self.warm_up, names, nothing)),
+            warm_up=tuple(per_task("warm_up", self.warm_up, names, nothing)),
             event_rates=tuple(rates),
             selected_by=by,
         )
@@ -780,37 +631,3 @@ def _balance(labels: NDArray[np.float32]) -> float:
     seen = labels[~np.isnan(labels)]
     events = float((seen > 0).sum())
     return (len(seen) - events) / events if 0 < events < len(seen) else 1.0
-
-
-def _per_task(
-    name: str,
-    given: Mapping[str, float] | None,
-    tasks: Sequence[str],
-    automatic: Sequence[float],
-) -> list[float]:
-    values = _mapping(name, given)
-    for task, value in values.items():
-        if task not in tasks:
-            raise ValueError(f"{name}: {unknown_name('task', task, tasks)}")
-        _require_positive(f"{name} of {task!r}", value)
-    return [float(values.get(t, value)) for t, value in zip(tasks, automatic, strict=True)]
-
-
-def _mapping(name: str, given: Any) -> dict[str, Any]:
-    if given is not None and not isinstance(given, Mapping):
-        raise ValueError(f"{name} must be a mapping of names to values, got {given!r}")
-    return dict(given or {})
-
-
-def _is_sequence(value: Any) -> bool:
-    return isinstance(value, Sequence) and not isinstance(value, str)
-
-
-def _require_count(name: str, value: Any) -> None:
-    if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < 1:
-        raise ValueError(f"{name} must be a whole number of at least 1, got {value!r}")
-
-
-def _require_positive(name: str, value: Any) -> None:
-    if not is_number(value) or not value > 0:
-        raise ValueError(f"{name} must be a positive number, got {value!r}")
