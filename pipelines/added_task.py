@@ -222,8 +222,8 @@ def as_page(results: Mapping[str, Mapping[str, Any]]) -> str:
         "calibrate by, the test half of the table to judge. Two heads are trained; the third is",
         "added with `add_task` to a frozen network, or to one held by distillation, which reads",
         "rows without the label too. `joint`: all three trained together; `alone`: a network for",
-        "the third, on its labels. AUC of the third head, mean over seeds (number in brackets), and",
-        "seconds of that fit, that of the two heads not counted.",
+        "the third, on its labels. AUC of the third head, mean over seeds (number in brackets),",
+        "and seconds of that fit, that of the two heads not counted.",
         "",
         "| head added | labels | frozen | distilled | joint | alone | s frozen | s distilled |"
         " s joint | s alone |",
