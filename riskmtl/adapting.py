@@ -7,13 +7,12 @@ import math
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
 import numpy as np
 import polars as pl
-import torch
 from numpy.typing import NDArray
 
 from riskmtl.base import MultiTaskEstimator, is_number
@@ -21,6 +20,7 @@ from riskmtl.blending import UNDECIDED, blend_weight
 from riskmtl.borrowing import borrowing
 from riskmtl.calibration import fit_calibrator_to
 from riskmtl.columns import KINDS, Task
+from riskmtl.continuing import tuned, with_task
 from riskmtl.errors import unknown_name
 from riskmtl.explain.background import representative_rows
 from riskmtl.frames import as_frame
@@ -30,9 +30,9 @@ from riskmtl.labels import Labels, TaskLabels, encode_labels, read_label
 from riskmtl.lineage import made_from, training_lineage
 from riskmtl.model import Head, RiskModel, sigmoid, uncalibrated
 from riskmtl.networks import IndependentNetworks, Network
-from riskmtl.networks.resizing import grown
 from riskmtl.prepared import Prepared, calibrated, make_head, make_rows
 from riskmtl.reference import Reference
+from riskmtl.saving import Saving, saving_of
 from riskmtl.schema import DataSchema
 from riskmtl.scorers import NetworkScorer, TreeScorer
 from riskmtl.training.rows import TaskPlan, TrainingRows
@@ -40,21 +40,11 @@ from riskmtl.training.rows import TaskPlan, TrainingRows
 if TYPE_CHECKING:
     from riskmtl.baseline import LightGBMBaseline
     from riskmtl.training.config import TrainingConfig
-    from riskmtl.training.fit import Trained
 
 ADDED = ("frozen", "distilled")
 TUNED = ("learned", "frozen")
 # Of the rate that training anew would take: what is there already should move, not be forgotten.
 _GENTLE = 0.1
-# One task learns, or is held: what a fit does to many tasks at once has no place.
-_PLAIN: Mapping[str, Any] = {
-    "balancing": "sum",
-    "balancing_options": {},
-    "schedule": "joint",
-    "freeze_shared_after": None,
-    "label_smoothing": 0.0,
-    "mixup": 0.0,
-}
 # Parameters that say something of each task.
 _PER_TASK = ("task_weights", "event_weight", "warm_up", "balanced_events", "selected_by")
 # What a copy takes from its own model.
@@ -62,34 +52,6 @@ _LEARNED = (
     *("challenger_", "blend_weights_", "saving_"),
     *("history_", "best_epoch_", "best_epochs_"),
 )
-_TIMED = 7
-
-
-@dataclass(frozen=True, slots=True)
-class Saving:
-    """
-    What a model of some heads saves against the whole one.
-
-    Parameters
-    ----------
-    parameters : int
-        Numbers of the smaller network.
-    parameters_kept : float
-        As a share of those of the whole.
-    time_saved : float
-        Share of the time that scoring takes, measured on the background rows; of a blend with its
-        challenger. Below 0 where the smaller model happened to be slower.
-    """
-
-    parameters: int
-    parameters_kept: float
-    time_saved: float
-
-    def __str__(self) -> str:
-        return (
-            f"{self.parameters:,} parameters, {self.parameters_kept:.0%} of all; "
-            f"{self.time_saved:.0%} of the scoring time saved"
-        )
 
 
 class _Rows(NamedTuple):
@@ -228,7 +190,7 @@ class AdaptingMixin(MultiTaskEstimator, ABC):
             is_gentle=shared == "distilled",
         )
         factor = self._event_factor(task, data.rows.y[:, 0])
-        larger, trained = _with_task(scorer, self.model_.scored, config, data, factor, shared)
+        larger, trained = with_task(scorer, self.model_.scored, config, data, factor, shared)
         new = replace(data.heads[0], shift=math.log(factor))
         model = self._with_head(larger, new, data, schema)
         if shared == "distilled" and isinstance(scorer.network, Network):
@@ -427,7 +389,7 @@ class AdaptingMixin(MultiTaskEstimator, ABC):
         Returns
         -------
         MultiTaskClassifier
-            With ``saving_``, a :class:`riskmtl.adapting.Saving`, which its lineage keeps too. Where
+            With ``saving_``, a :class:`riskmtl.saving.Saving`, which its lineage keeps too. Where
             a head leans on others, these stay in the network but give no answer. Where a way of
             sharing mixes all heads, such as several levels of PLE, the whole trunk stays and little
             is saved.
@@ -458,7 +420,7 @@ class AdaptingMixin(MultiTaskEstimator, ABC):
         if not set(kept) & set(self.tasks_):
             raise ValueError("only() needs at least one binary head")
         model = self.model_.only(kept)
-        saving = _saving(self.model_, model)
+        saving = saving_of(self.model_, model)
         how = f"only({', '.join(map(repr, kept))})"
         lineage = {k: v for k, v in self.model_.lineage.items() if k != "model_id"}
         if "tasks" in lineage:
@@ -574,7 +536,7 @@ class AdaptingMixin(MultiTaskEstimator, ABC):
             event_rates=(),
             warm_up=(),
         )
-        trained = _tuned(scorer, plan, config, data, shared)
+        trained = tuned(scorer, plan, config, data, shared)
         model = self._on_other_rows(trained.network, data)
         lineage = training_lineage(self.model_.schema, data.tasks, data.rows, seed)
         lineage["seconds"] = round(time.perf_counter() - started, 3)
@@ -677,109 +639,6 @@ def _read_by(task: Task, schema: DataSchema | None, X: Any) -> pl.DataFrame:
     return replace(schema, tasks=(task,)).labels(as_frame(X))
 
 
-# ---- training on ---------------------------------------------------------------------------------
-
-
-def _with_task(
-    scorer: NetworkScorer,
-    heads: Sequence[Head],
-    config: TrainingConfig,
-    data: Prepared,
-    factor: float,
-    shared: str,
-) -> tuple[NetworkScorer, Trained]:
-    """Train a network with one task more; the new one comes last."""
-    from riskmtl.training.fit import base_outputs, train
-
-    regression = data.tasks[0].kind == "regression"
-    alone = TaskPlan((data.tasks[0].name,), (regression,), (1.0,), (factor,))
-    config = replace(config, **_PLAIN)
-    if isinstance(scorer.network, IndependentNetworks):
-        shape = replace(scorer.shape, groups=(), cut_trunks=())
-        trained = train(shape, scorer.cardinalities, alone, config, data.rows, data.validation)
-        return scorer.beside(trained.network, regression=regression), trained
-    before = copy.deepcopy(scorer.network).cpu()
-    with torch.random.fork_rng():
-        torch.manual_seed(data.seed)
-        network, old = grown(before, scorer.shape, scorer.cardinalities, regression=regression)
-    bias = network.towers.out.bias
-    assert bias is not None
-    with torch.no_grad():
-        bias[network.towers.owners() == len(heads)] = base_outputs(data.rows.y, alone)
-    if shared == "distilled":
-        rows = _labelled_by(scorer, heads, data.rows)
-        validation = _drawn(_labelled_by(scorer, heads, data.validation), scorer, data.seed)
-    else:
-        rows, validation = (_beside_nothing(heads, part) for part in (data.rows, data.validation))
-    observed = float((~np.isnan(data.rows.y)).mean())
-    plan = TaskPlan(
-        names=(*(head.task for head in heads), data.tasks[0].name),
-        regression=(*scorer.regression, regression),
-        weights=(*(1.0 for _ in heads), observed),
-        positive_weights=(*(1.0 for _ in heads), factor),
-    )
-    frozen = old if shared == "frozen" else None
-    shape = scorer.shape
-    if shape.groups:
-        shape = replace(shape, groups=((*shape.groups[0], len(heads)),))
-    trained = train(
-        shape, scorer.cardinalities, plan, config, rows, validation, start=network, frozen=frozen
-    )
-    assert isinstance(trained.network, Network)
-    larger = NetworkScorer(
-        trained.network, shape, scorer.cardinalities, plan.regression, device=str(scorer.device)
-    )
-    return larger, trained
-
-
-def _labelled_by(scorer: NetworkScorer, heads: Sequence[Head], rows: TrainingRows) -> TrainingRows:
-    """Rows whose labels of the old tasks are what the network says of them."""
-    raw = scorer.raw(rows.x)
-    is_binary = [head.kind == "binary" for head in heads]
-    said = np.where(is_binary, sigmoid(raw), raw).astype(np.float32)
-    return TrainingRows(rows.x, np.column_stack([said, rows.y]), rows.weights)
-
-
-def _drawn(rows: TrainingRows, scorer: NetworkScorer, seed: int) -> TrainingRows:
-    """Rows with events drawn by their probabilities, which the metrics of an epoch can count."""
-    y = rows.y.copy()
-    old = np.flatnonzero(~np.array(scorer.regression))
-    y[:, old] = np.random.default_rng(seed).random((len(y), len(old))) < y[:, old]
-    return TrainingRows(rows.x, y, rows.weights)
-
-
-def _beside_nothing(heads: Sequence[Head], rows: TrainingRows) -> TrainingRows:
-    """Rows that observe none of the old tasks."""
-    nothing = np.full((len(rows.y), len(heads)), np.nan, dtype=np.float32)
-    return TrainingRows(rows.x, np.column_stack([nothing, rows.y]), rows.weights)
-
-
-def _tuned(
-    scorer: NetworkScorer, plan: TaskPlan, config: TrainingConfig, data: Prepared, shared: str
-) -> Trained:
-    from riskmtl.training.fit import train
-    from riskmtl.training.freezing import not_of
-
-    start, frozen = copy.deepcopy(scorer.network).cpu(), None
-    if isinstance(start, IndependentNetworks):
-        for group in start.groups:
-            if np.isnan(data.rows.y[:, group]).all():
-                names = ", ".join(repr(plan.names[task]) for task in group)
-                raise ValueError(f"no label of {names} is observed, whose network is its own")
-    elif shared == "frozen":
-        frozen = not_of(start, range(len(plan.names)))
-    return train(
-        scorer.shape,
-        scorer.cardinalities,
-        plan,
-        config,
-        data.rows,
-        data.validation,
-        start=start,
-        frozen=frozen,
-    )
-
-
 # ---- heads ---------------------------------------------------------------------------------------
 
 
@@ -835,24 +694,3 @@ def _with_group(
     if isinstance(network, Network):
         return [[*groups[0], name]]
     return [*(list(group) for group in groups), [name]]
-
-
-# ---- what is saved -------------------------------------------------------------------------------
-
-
-def _saving(whole: RiskModel, smaller: RiskModel) -> Saving:
-    counts = [
-        sum(parameter.numel() for parameter in _network_of(model).network.parameters())
-        for model in (whole, smaller)
-    ]
-    rows = whole.background
-    if rows is None:
-        rows = whole.encoder.transform(whole.encoder.simulate(256, seed=0))
-    best = [math.inf, math.inf]
-    # In turn, so that whatever else the machine does meets both.
-    for _ in range(_TIMED):
-        for position, model in enumerate((whole, smaller)):
-            started = time.perf_counter()
-            model.outputs(rows)
-            best[position] = min(best[position], time.perf_counter() - started)
-    return Saving(counts[1], counts[1] / counts[0], 1 - best[1] / best[0])
