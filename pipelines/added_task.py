@@ -218,7 +218,7 @@ def as_page(results: Mapping[str, Mapping[str, Any]]) -> str:
         "",
         "Default settings but for one member; one core of a busy machine.",
         "",
-        f"Census income: {TRAINING_ROWS:,} training rows, {VALIDATION_ROWS:,} to stop and",
+        f"Census income: {TRAINING_ROWS:,} training rows, {VALIDATION_ROWS:,} with all labels to stop and",
         "calibrate by, the test half of the table to judge. Two heads are trained; the third is",
         "added with `add_task` to a frozen network, or to one held by distillation, which reads",
         "rows without the label too. `joint`: all three trained together; `alone`: a network for",
