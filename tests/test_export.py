@@ -358,6 +358,7 @@ def test_example_inputs_are_zeros(archive: Path) -> None:
     assert example.untyped_storage().nbytes() == example.nbytes
 
 
+@pytest.mark.slow
 def test_a_program_holds_no_view_of_something_larger() -> None:
     for name in CONFIGS:
         program = exported(Program(untrained(CONFIGS[name]), [2]))
@@ -386,6 +387,7 @@ def test_the_axis_of_rows_is_open(whole: Path, network: RiskModel) -> None:
 # ---- eight bits ----------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_eight_bits_report_their_error(
     model_folder: Path,
     portfolio: Portfolio,

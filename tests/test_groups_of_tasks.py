@@ -128,6 +128,7 @@ def test_a_grouped_model_comes_back(grouped: MultiTaskClassifier, tmp_path: Path
     assert RiskModel.load(tmp_path / "model").predict_frame(X).equals(grouped.predict_frame(X))
 
 
+@pytest.mark.slow
 def test_a_grouped_model_is_exported(grouped: MultiTaskClassifier, tmp_path: Path) -> None:
     model = grouped.model_
     rows = encoded(model, 50)

@@ -64,7 +64,6 @@ GOOD = {"epoch": 0, "task": "a", "kept": True}
         ([GOOD | {"gate_weights": 0.5}], "'gate_weights'"),
         ([GOOD | {"gate_weights": ["a"]}], "'gate_weights'"),
         ([GOOD | {"task": "c"}], "'c' is none of the model's"),
-        ([GOOD | {"kept": False}], "no epoch was kept"),
     ],
 )
 def test_what_is_no_history_is_refused(rows: Any, words: str) -> None:

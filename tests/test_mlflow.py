@@ -72,7 +72,7 @@ def assert_scores(found: pd.DataFrame, expected: pl.DataFrame) -> None:
     assert len(found) == expected.height
     for name in (f"{kind}_{head}" for head in HEADS for kind in ("p", "margin")):
         np.testing.assert_allclose(
-            found[name].to_numpy(dtype=float), expected[name].to_numpy(), rtol=0, atol=1e-6
+            found[name].to_numpy(dtype=float), expected[name].to_numpy(), rtol=1e-6, atol=1e-6
         )
     assert found["quarantined"].tolist() == expected["quarantined"].to_list()
 

@@ -434,6 +434,7 @@ def test_the_seed_decides_the_trials(search: Callable[..., Tuned]) -> None:
     assert not set(other.trials["dropout"][1:]) & set(tuned.trials["dropout"][1:])
 
 
+@pytest.mark.slow
 def test_a_search_goes_on_to_more_trials_as_if_it_had_never_stopped(
     search: Callable[..., Tuned], tmp_path: Path
 ) -> None:
@@ -582,7 +583,7 @@ def test_something_must_be_left_to_search(
 ) -> None:
     rest = {
         **{"learning_rate": 0.01, "dropout": 0, "feature_dropout": 0},
-        **{"linear_path": False, "embedding_decay": 1, "task_weights": {}},
+        **{"linear_path": False, "embedding_decay": 1, "task_weights": {}, "balancing": "sum"},
     }
     with pytest.raises(ValueError, match="leaves no parameter to search"):
         search(fixed={**QUICK, **rest})

@@ -346,6 +346,7 @@ def test_a_model_that_does_not_rank_is_caught(logistic: RiskModel, later: pl.Dat
     assert _of(discrimination(logistic, shuffled), "default", "AUC").verdict is not Verdict.PASS
 
 
+@pytest.mark.slow
 def test_a_weak_segment_is_caught_by_robustness(logistic: RiskModel, later: pl.DataFrame) -> None:
     extra = np.random.default_rng(0).random(later.height) < 0.25
     worse = later.with_columns(
@@ -367,6 +368,7 @@ def test_a_weak_segment_is_caught_by_robustness(logistic: RiskModel, later: pl.D
 # ---- other sections ------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_segments_are_said_in_words(logistic: RiskModel, later: pl.DataFrame) -> None:
     generator = np.random.default_rng(3)
     hit = pl.Series(generator.random(later.height) < 0.5)
@@ -394,6 +396,7 @@ def test_segments_are_said_in_words(logistic: RiskModel, later: pl.DataFrame) ->
     assert "acc_income missing" in _of(robustness(logistic, by_gap), "default", "where").what
 
 
+@pytest.mark.slow
 def test_a_column_that_all_hangs_on_is_watched(logistic: RiskModel, later: pl.DataFrame) -> None:
     finding = _of(robustness(logistic, later), "default", "AUC lost")
     assert finding.low < finding.value < finding.high
@@ -424,6 +427,7 @@ def test_explanations_name_the_columns_of_the_law(logistic: RiskModel, later: pl
     assert shares.is_between(0, 1).all()
 
 
+@pytest.mark.slow
 def test_top_columns_are_compared_with_those_of_other_networks(
     trained: MultiTaskClassifier,
     logistic: RiskModel,

@@ -67,7 +67,8 @@ def draw_probe(rows: TrainingRows, regression: Sequence[bool], *, seed: int) -> 
     chosen = np.sort(order[np.diff(steps, prepend=0.0) > 0])
     weights = (1 / chances[chosen]).astype(np.float32)
     if rows.weights is not None:
-        weights *= rows.weights[chosen]
+        # Of a row, or of a row for each task.
+        weights = (weights * rows.weights[chosen].T).T
     return TrainingRows(rows.x[chosen], rows.y[chosen], weights)
 
 
@@ -136,13 +137,15 @@ def look_at(
         weights = torch.ones_like(x[:, 0]) if probe[2] is None else probe[2].to(dtype)
         # Past `compile`: rows of another number would have to be compiled for.
         outputs = network.forward(x, pooled=False, trace=trace)
-        observed = (~torch.isnan(y) & (weights > 0).unsqueeze(1)).any(0)
+        by_task = weights if weights.dim() == 2 else weights.unsqueeze(1)
+        observed = (~torch.isnan(y) & (by_task > 0)).any(0)
         products = gradient_products(network, losses(outputs, y, weights), observed)
     found = _gradients(products, names)
     if not trace.gated or not len(x):
         nothing = dict.fromkeys(("gate_weights", "gate_entropy", "dead_experts"))
         return [{**row, **nothing} for row in found]
-    gates = _gates(trace.gated[-1], weights.repeat(len(outputs)), len(names))
+    of_rows = by_task.mean(1).repeat(len(outputs))
+    gates = _gates(trace.gated[-1], of_rows, len(names))
     return [{**row, **gate} for row, gate in zip(found, gates, strict=True)]
 
 

@@ -20,7 +20,7 @@ class TrainingRows:
     x : ndarray of float32, shape (rows, features)
     y : ndarray of float32, shape (rows, tasks)
         NaN where the outcome is not observed; a regression label is standardised.
-    weights : ndarray of float32, shape (rows,), optional
+    weights : ndarray of float32, shape (rows,) or (rows, tasks), optional
         Or (rows, tasks), where a row counts differently for each task.
     """
 
