@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -18,7 +19,6 @@ from riskmtl import MultiTaskClassifier
 from riskmtl.networks import Gated, Network, NetworkConfig, Trace
 from riskmtl.networks.aitm import order_penalty
 from riskmtl.training.penalties import (
-    DEFAULTS,
     PENALTIES,
     Penalties,
     gate_entropy,
@@ -147,6 +147,8 @@ def test_a_process_without_rows_has_no_penalty() -> None:
 class Tied(torch.nn.Module):
     """A network that has a penalty of its own, and no gates."""
 
+    trunk = SimpleNamespace(strengths={"tie": 0.5})
+
     def forward(self, x: Tensor, trace: Trace | None = None) -> Tensor:
         if trace is not None:
             trace.penalties["tie"] = torch.tensor(2.0)
@@ -156,7 +158,7 @@ class Tied(torch.nn.Module):
 def test_a_penalty_of_the_network_has_its_default() -> None:
     network: Any = Tied()
     x = torch.zeros(2, 3)
-    assert penalty_factors(network, "tied", {}, x) == {"tie": DEFAULTS["tie"]}
+    assert penalty_factors(network, "tied", {}, x) == {"tie": 0.5}
     assert penalty_factors(network, "tied", {"tie": 3.0}, x) == {"tie": 3.0}
     assert penalty_factors(network, "tied", {"tie": 0.0}, x) == {}
     with pytest.raises(ValueError, match="'tied' has no 'load_balance'; it has tie"):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
+from types import MappingProxyType
 
 import torch
 from torch import Tensor
@@ -30,6 +31,8 @@ class EncoderDecoder(Trunk):
     ``trace.penalties["reconstruction"]`` is what :func:`unexplained` says of the embedded rows and
     the code. It counts all rows, so that those without any label teach the encoder too.
     """
+
+    strengths = MappingProxyType({"reconstruction": 0.1})
 
     def __init__(self, in_features: int, tasks: int, config: NetworkConfig) -> None:
         super().__init__()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
+from types import MappingProxyType
 
 import torch
 from torch import Tensor
@@ -28,6 +29,8 @@ class MMoE(Trunk):
         Uses ``experts``, ``expert_units``, ``dropout`` and what
         :func:`~riskmtl.networks.gating.make_gates` uses.
     """
+
+    strengths = MappingProxyType({"gates": 1e-3})
 
     def __init__(self, in_features: int, tasks: int, config: NetworkConfig) -> None:
         super().__init__()

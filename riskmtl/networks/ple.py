@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
+from types import MappingProxyType
 
 import torch
 from torch import Tensor, nn
@@ -114,6 +115,8 @@ class PLE(Trunk):
     config : NetworkConfig
         Uses ``levels`` and what :class:`ExtractionLayer` uses.
     """
+
+    strengths = MappingProxyType({"gates": 1e-3})
 
     def __init__(self, in_features: int, tasks: int, config: NetworkConfig) -> None:
         super().__init__()

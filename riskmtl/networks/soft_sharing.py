@@ -60,6 +60,8 @@ class TiedBodies(Trunk):
         super().__init__()
         self.bodies = GroupMLP(tasks, in_features, config.shared_units, dropout=config.dropout)
         self.tie = _TIES[config.tie]
+        # The trace norm also pulls at the length of the weights: more of it can empty a body.
+        self.strengths = {"tie": 0.1 if config.tie == "l2" else 0.01}
         self.out_features = self.bodies.out_features
 
     def first(self, x: Tensor) -> tuple[Tensor, ...]:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import copy
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import NamedTuple
 
 from torch import Tensor, nn
@@ -66,9 +67,12 @@ class Trunk(nn.Module, ABC):
     Attributes
     ----------
     out_features : int
+    strengths : mapping of str to float
+        Factors that its penalties have in training where nobody says otherwise; 0 if not named.
     """
 
     out_features: int
+    strengths: Mapping[str, float] = MappingProxyType({})
 
     @abstractmethod
     def first(self, x: Tensor) -> tuple[Tensor, ...]:
@@ -138,6 +142,7 @@ class SomeTasks(Trunk):
         self.whole = copy.deepcopy(whole)
         self.tasks = list(tasks)
         self.out_features = whole.out_features
+        self.strengths = whole.strengths
 
     def first(self, x: Tensor) -> tuple[Tensor, ...]:
         """What the whole trunk does first."""

@@ -10,9 +10,9 @@ What training may want to be small beside the losses of the tasks.
 ``order``               a later task likelier than the one before it, of ``aitm``
 ======================  =========================================================================
 
-The last four come with a network; :data:`DEFAULTS` has their factors where a network is not what
-it is without them. The others count only where asked for. Of several processes each takes the
-penalties over its share of a batch.
+The last four come with a network, which says how strong they are where it is not what it is
+without them (:attr:`riskmtl.networks.trunk.Trunk.strengths`). The others count only where asked
+for. Of several processes each takes the penalties over its share of a batch.
 """
 
 from __future__ import annotations
@@ -25,9 +25,8 @@ from torch import Tensor
 from riskmtl.networks import Gated, Network, Trace
 from riskmtl.networks.aitm import order_penalty
 
-DEFAULTS: Mapping[str, float] = {"tie": 0.1, "reconstruction": 0.1, "gates": 1e-3, "order": 0.0}
 OF_GATES = ("gate_entropy", "load_balance")
-PENALTIES = (*OF_GATES, *DEFAULTS)
+PENALTIES = (*OF_GATES, "gates", "tie", "reconstruction", "order")
 
 
 def gate_entropy(gated: list[Gated]) -> Tensor:
@@ -189,5 +188,6 @@ def penalty_factors(
             raise ValueError(f"penalties: network {name!r} has no {penalty!r}; {valid}")
     if asked.get("order") and network.regression.any():
         raise ValueError("penalties: 'order' compares probabilities, and a regression has none")
-    factors = {penalty: asked.get(penalty, DEFAULTS.get(penalty, 0.0)) for penalty in has}
+    strengths = network.trunk.strengths
+    factors = {penalty: asked.get(penalty, strengths.get(penalty, 0.0)) for penalty in has}
     return {penalty: factor for penalty, factor in factors.items() if factor > 0}
