@@ -142,7 +142,7 @@ class SomeTasks(Trunk):
         self.whole = copy.deepcopy(whole)
         self.tasks = list(tasks)
         self.out_features = whole.out_features
-        self.strengths = whole.strengths
+        self.strengths = dict(whole.strengths)
 
     def first(self, x: Tensor) -> tuple[Tensor, ...]:
         """What the whole trunk does first."""
