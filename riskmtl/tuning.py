@@ -32,7 +32,6 @@ from riskmtl.estimator import MultiTaskClassifier
 from riskmtl.frames import as_frame
 from riskmtl.networks import TRUNKS
 from riskmtl.schema import DataSchema
-from riskmtl.training.balancing import BALANCING
 from riskmtl.training.callbacks import EpochReport
 
 try:
@@ -305,9 +304,8 @@ def _space(
         "embedding_decay": FloatDistribution(0.0, 10.0),
     }
     if settings.get("network") != "single_task":
-        balancings = [name for name in _BALANCINGS if name in BALANCING]
-        if len(tasks) > 1 and len(balancings) > 1 and "balancing_options" not in settings:
-            space["balancing"] = CategoricalDistribution(balancings)
+        if len(tasks) > 1 and "balancing_options" not in settings:
+            space["balancing"] = CategoricalDistribution(_BALANCINGS)
         if len(tasks) > 2:
             space["groups"] = CategoricalDistribution([_said(g) for g in _partitions(tasks)])
     space = {name: values for name, values in space.items() if name not in settings}
