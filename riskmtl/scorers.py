@@ -19,6 +19,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from riskmtl.networks import IndependentNetworks, Network, NetworkConfig
+from riskmtl.networks.folded import FoldedNetwork, fold
 
 # Activations of so many rows stay in a CPU's cache; a GPU wants far more at once.
 CPU_ROWS = 1024
@@ -76,10 +77,17 @@ class NetworkScorer:
         self.cardinalities = list(cardinalities)
         self.regression = [bool(kind) for kind in regression]
         self.device = torch.device(device)
+        self.folded: FoldedNetwork | None = None
 
     def on(self, device: torch.device) -> NetworkScorer:
         """Compute on another device from now on."""
-        self.network, self.device = self.network.to(device), device
+        self.network, self.device, self.folded = self.network.to(device), device, None
+        return self
+
+    def fold(self) -> NetworkScorer:
+        """Get ready for many rows on a CPU, if the network allows; its weights must stay."""
+        if self.device.type == "cpu" and isinstance(self.network, Network):
+            self.folded = fold(self.network, self.cardinalities)
         return self
 
     @property
@@ -98,11 +106,11 @@ class NetworkScorer:
     def raw(self, encoded: NDArray[np.float32] | Tensor) -> NDArray[np.float64]:
         """Map ``(rows, features)`` to ``(rows, heads)`` in micro-batches."""
         out = np.empty((len(encoded), len(self.regression)), dtype=np.float64)
-        size = self.rows
+        size, network = self.rows, self.folded or self.network
         with torch.inference_mode():
             for start in range(0, len(encoded), size):
                 rows = torch.as_tensor(encoded[start : start + size]).to(self.device)
-                out[start : start + size] = self.network(rows).cpu().numpy()
+                out[start : start + size] = network(rows).cpu().numpy()
         return out
 
     def cut(self, members: int) -> NetworkScorer:

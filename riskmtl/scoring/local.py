@@ -98,7 +98,7 @@ def score_files(
     require_rows(scorer, sources)
     place = resolve_device(device)
     if isinstance(model.scorer, NetworkScorer):
-        model.scorer.on(place)
+        model.scorer.on(place).fold()
     # Another device adds up in another order: its scores differ in their last digits.
     asked = {"engine": "local", "device": place.type, "format": format, "part_rows": part_rows}
     note = job_note(scorer, sources, time, **asked)
