@@ -7,6 +7,7 @@ name in :data:`SCORERS`. Nothing is unpickled, and no name leads to code outside
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -19,6 +20,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from riskmtl.networks import IndependentNetworks, Network, NetworkConfig, groups_of
+from riskmtl.networks.folded import FoldedNetwork, fold
 from riskmtl.networks.resizing import shrunk
 
 # Activations of so many rows stay in a CPU's cache; a GPU wants far more at once.
@@ -80,11 +82,19 @@ class NetworkScorer:
         self.cardinalities = list(cardinalities)
         self.regression = [bool(kind) for kind in regression]
         self.device = torch.device(device)
+        self.folded: FoldedNetwork | None = None
 
     def on(self, device: torch.device) -> NetworkScorer:
         """Compute on another device from now on."""
-        self.network, self.device = self.network.to(device), device
+        self.network, self.device, self.folded = self.network.to(device), device, None
         return self
+
+    def fold(self) -> NetworkScorer:
+        """The same scorer, ready for many rows on a CPU; its network must stay as it is."""
+        ready = copy.copy(self)
+        if self.device.type == "cpu" and isinstance(self.network, Network):
+            ready.folded = fold(self.network, self.cardinalities)
+        return ready
 
     @property
     def rows(self) -> int:
@@ -109,11 +119,11 @@ class NetworkScorer:
     def raw(self, encoded: NDArray[np.float32] | Tensor) -> NDArray[np.float64]:
         """Map ``(rows, features)`` to ``(rows, heads)`` in micro-batches."""
         out = np.empty((len(encoded), len(self.regression)), dtype=np.float64)
-        size = self.rows
+        size, network = self.rows, self.folded or self.network
         with torch.inference_mode():
             for start in range(0, len(encoded), size):
                 rows = torch.as_tensor(encoded[start : start + size]).to(self.device)
-                out[start : start + size] = self.network(rows).cpu().numpy()
+                out[start : start + size] = network(rows).cpu().numpy()
         return out
 
     def cut(self, members: int) -> NetworkScorer:

@@ -14,9 +14,10 @@ import pytest
 import torch
 from polars.testing import assert_frame_equal
 
-from riskmtl import DataSchema, LogisticBaseline, RiskModel
+from riskmtl import DataSchema, LogisticBaseline, MultiTaskClassifier, RiskModel
 from riskmtl.files import TableError
 from riskmtl.schema import DataError, RefusedRows
+from riskmtl.scorers import NetworkScorer
 from riskmtl.scoring import local
 from riskmtl.scoring.batches import ScoreSettings
 from riskmtl.scoring.folder import JobError, JobFolder, open_folder
@@ -99,6 +100,37 @@ def test_threads_and_parts_do_not_change_the_scores(
     score_files(logistic, inside, whole, time=MOMENT, part_rows=333)
     difference = scores_in(whole).select(pl.col("^p_.*$")) - scores_in(one).select(pl.col("^p_.*$"))
     assert np.abs(difference.to_numpy()).max() <= 1e-6
+
+
+def test_many_rows_are_looked_up_in_a_table(
+    cards: pl.DataFrame,
+    cards_schema: DataSchema,
+    inside: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    model = MultiTaskClassifier(
+        schema=cards_schema, members=1, expert_units=(8,), epochs=1, random_state=0
+    ).fit(cards)
+    score(model.model_, inside, tmp_path / "few")
+    looked_up = []
+    fold = NetworkScorer.fold
+    monkeypatch.setattr(
+        NetworkScorer, "fold", lambda self: looked_up.append(fold(self)) or looked_up[-1]
+    )
+    monkeypatch.setattr(local, "_WORTH_FOLDING", 1001)
+    score(model.model_, inside, tmp_path / "few again")
+    assert not looked_up
+    monkeypatch.setattr(local, "_WORTH_FOLDING", 1000)
+    score(model.model_, inside, tmp_path / "many")
+    (scorer,) = looked_up
+    assert scorer.folded is not None
+    # The model that was asked stays as it is.
+    assert model.model_.scorer.folded is None
+    few, many = scores_in(tmp_path / "few"), scores_in(tmp_path / "many")
+    for name in ("p_default", "p_fraud"):
+        assert few[name].std() > 1e-3
+        np.testing.assert_allclose(many[name], few[name], rtol=0, atol=1e-6)
 
 
 def test_patterns_files_and_csv_come_in(

@@ -238,6 +238,14 @@ class PiecewiseLinear(NumericEmbedding):
         if len(values) <= self.steps:
             self.step[position, : len(values) - 1] = torch.from_numpy(values[1:])
 
+    def knots(self) -> list[Tensor]:
+        """Where each feature's function bends or jumps, ascending; it is constant outside."""
+        ends = [self.left, self.left + self.bin_width]
+        places = torch.cat(ends if self.step_weight is None else [*ends, self.step], dim=1)
+        found = [own[own.isfinite()].unique() for own in places]
+        # A function that is constant everywhere has one knot, wherever.
+        return [own if len(own) else own.new_zeros(1) for own in found]
+
     def embed(self, x: Tensor) -> Tensor:
         """Embed values by how far they fill each bin, and by their step."""
         # (batch, features, bins)

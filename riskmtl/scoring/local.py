@@ -6,6 +6,7 @@ import json
 from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -23,6 +24,8 @@ from riskmtl.scoring.job import ScoreReport, Tally, job_note, require_rows, sums
 from riskmtl.scoring.sources import PART_ROWS, Part, Source, find_files, open_source
 
 FORMATS = ("parquet", "csv")
+# A table of the first layer takes about half a second to make.
+_WORTH_FOLDING = 100_000
 
 
 def score_files(
@@ -94,15 +97,17 @@ def score_files(
         raise ValueError("part_rows and threads must be at least 1")
     settings = settings or ScoreSettings()
     sources = [open_source(path, part_rows=part_rows) for path in find_files(data)]
-    scorer = BatchScorer(model, settings)
-    require_rows(scorer, sources)
+    rows = sum(source.rows for source in sources)
     place = resolve_device(device)
     if isinstance(model.scorer, NetworkScorer):
         model.scorer.on(place)
+        if rows >= _WORTH_FOLDING:
+            model = replace(model, scorer=model.scorer.fold())
+    scorer = BatchScorer(model, settings)
+    require_rows(scorer, sources)
     # Another device adds up in another order: its scores differ in their last digits.
     asked = {"engine": "local", "device": place.type, "format": format, "part_rows": part_rows}
     note = job_note(scorer, sources, time, **asked)
-    rows = sum(source.rows for source in sources)
     with open_folder(out, note, resume=resume, restart=restart) as folder:
         job = _Job(scorer, sources, folder, format)
         bar = tqdm(total=rows, desc="scoring", unit="row", unit_scale=True, disable=not progress)
