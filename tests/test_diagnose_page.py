@@ -253,6 +253,16 @@ def test_of_a_blend_it_is_the_network(trained: MultiTaskClassifier) -> None:
     assert diagnose(blend).findings == diagnose(trained).findings
 
 
+def test_of_a_smaller_model_it_is_what_is_left(trained: MultiTaskClassifier) -> None:
+    head = trained.tasks_[0]
+    found = diagnose(trained.only(head, report=False))
+    assert list(found.tasks) == [head]
+    assert "No two heads share a network, so none can pull against another." in found.findings
+    # No expert of the heads that are gone.
+    uses = found["gates"].table("experts")
+    assert len(uses) < len(diagnose(trained)["gates"].table("experts"))
+
+
 def test_text_of_heads_cannot_break_the_page() -> None:
     page = diagnose(model_of(told(tasks=("<script>alert(1)</script>", "a & b")))).to_html()
     assert "<script>alert" not in page

@@ -67,7 +67,7 @@ class Course:
                 "the model does not keep what its training recorded, as older ones do not: "
                 "train it again"
             )
-        names = [head.task for head in model.heads]
+        names = [head.task for head in model.scored]
         told = set(model.history["task"])
         groups = [
             [names[task] for task in group if names[task] in told]
@@ -188,6 +188,8 @@ def gatings(course: Course) -> list[Gating]:
             weights = np.array(
                 [line.cast(pl.Float64).fill_null(np.nan).to_numpy() for _, line in told]
             )
+            # After only() there may be experts of heads that are gone.
+            weights = weights[:, ~np.isnan(weights).all(axis=0)]
             found.append(Gating(tasks, _expert_names(tasks, ~np.isnan(weights)), weights))
     return found
 
