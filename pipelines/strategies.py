@@ -44,6 +44,8 @@ REFERENCE = "sum"
 COMMON: Mapping[str, Any] = {"members": 1}
 COST_TASKS = (2, 3, 8)
 COST_ROWS, COST_BATCH = 16_384, 512
+# Where the machine was disturbed, so that the reference drifted, the timing is made again.
+COST_TRIES, COST_DRIFT = 4, 0.08
 
 
 @dataclass(frozen=True, slots=True)
@@ -330,8 +332,13 @@ class _StepTimes(Callback):
 
 def _cost(name: str, tasks: int) -> dict[str, float]:
     """Median step of a strategy as a multiple of the reference, timed before and after it."""
-    before, own, after = (_step(kind, tasks) for kind in (REFERENCE, name, REFERENCE))
-    return {"multiple": own / ((before + after) / 2), "reference_drift": after / before}
+    found = []
+    for _ in range(COST_TRIES):
+        before, own, after = (_step(kind, tasks) for kind in (REFERENCE, name, REFERENCE))
+        found.append({"multiple": own / ((before + after) / 2), "reference_drift": after / before})
+        if abs(found[-1]["reference_drift"] - 1) < COST_DRIFT:
+            break
+    return min(found, key=lambda cost: abs(cost["reference_drift"] - 1))
 
 
 def _step(name: str, tasks: int) -> float:
