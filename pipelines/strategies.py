@@ -14,6 +14,7 @@ import json
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -216,6 +217,7 @@ def _jobs(options: argparse.Namespace) -> Iterator[tuple[str, int, str]]:
 # ---- what each is worth --------------------------------------------------------------------------
 
 
+@lru_cache(maxsize=1)
 def _sampled(table: str, folder: Path) -> Parts:
     """A table with fewer training and validation rows, and all of its test rows."""
     name, relatedness, rows = TABLES[table]
