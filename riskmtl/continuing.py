@@ -165,6 +165,8 @@ def tuned(
                 raise ValueError(f"no label of {names} is observed, whose network is its own")
     elif shared == "frozen":
         frozen = not_of(start, range(len(plan.names)))
+        # From the first step on, whatever the fit had.
+        config = replace(config, freeze_shared_after=None)
     return train(
         scorer.shape,
         scorer.cardinalities,

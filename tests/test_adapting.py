@@ -454,6 +454,15 @@ def test_reweighted_events_are_taken_out_again(tmp_path: Path) -> None:
     assert larger.model_.heads[2].shift == 0
 
 
+def test_a_frozen_shared_part_stays_whatever_the_fit_froze_later() -> None:
+    model = fitted(epochs=2, freeze_shared_after=1)
+    tuned = model.fine_tune(X, OLD, shared="frozen", learning_rate=0.05, epochs=2)
+    before, after = (m.model_.scorer.network for m in (model, tuned))
+    assert tuned.best_epoch_ >= 0
+    assert torch.equal(after.trunk.experts.layers[0].weight, before.trunk.experts.layers[0].weight)
+    assert not torch.equal(after.towers.out.weight, before.towers.out.weight)
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [

@@ -52,9 +52,8 @@ class MultiTaskModule(pl.LightningModule):
     Notes
     -----
     What is minimised is what the balancing makes of the tasks' masked means, and the penalties
-    asked for. Nothing is logged within an epoch: losses are
-    added up on the device and read once. Of several processes each trains on its share of every
-    batch and validates on all rows.
+    asked for. Nothing is logged within an epoch: losses are added up on the device and read once.
+    Of several processes each trains on its share of every batch and validates on all rows.
     """
 
     def __init__(
