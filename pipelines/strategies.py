@@ -179,9 +179,7 @@ def main() -> None:
             _write(results, path)
     results = _read(path)
     found = _differences(results["fits"], options)
-    tables = {difference["table"] for difference in found}
-    kept = [d for d in results["differences"] if d["table"] not in tables]
-    results["differences"] = _adjusted([*kept, *found])
+    results["differences"] = _adjusted(_of_most_seeds([*results["differences"], *found]))
     _write(results, path)
     with replacing(options.out / "strategies.md") as scratch:
         scratch.write_text(strategies_page.as_page(results, _groups()))
@@ -293,6 +291,19 @@ def _scores(
         if (fit["table"], fit["strategy"]) == (table, name) and path.exists():
             found[int(fit["seed"])] = np.load(path)["test"].astype(np.float64)
     return found
+
+
+def _of_most_seeds(differences: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The latest of each difference, unless an earlier one, whose scores are gone, had more."""
+    best: dict[tuple[str, str, str], dict[str, Any]] = {}
+    for difference in differences:
+        place = difference["table"], difference["strategy"], difference["task"]
+        if place not in best or difference["seeds"] >= best[place]["seeds"]:
+            best[place] = difference
+    tables, names = list(TABLES), list(STRATEGIES)
+    return sorted(
+        best.values(), key=lambda d: (tables.index(d["table"]), names.index(d["strategy"]))
+    )
 
 
 def _adjusted(differences: list[dict[str, Any]]) -> list[dict[str, Any]]:
