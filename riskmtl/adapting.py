@@ -15,7 +15,7 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from riskmtl.base import MultiTaskEstimator, is_number
+from riskmtl.base import MultiTaskEstimator
 from riskmtl.blending import UNDECIDED, blend_weight
 from riskmtl.borrowing import borrowing
 from riskmtl.calibration import fit_calibrator_to
@@ -24,6 +24,7 @@ from riskmtl.continuing import tuned, with_task
 from riskmtl.errors import unknown_name
 from riskmtl.explain.background import representative_rows
 from riskmtl.frames import as_frame
+from riskmtl.given import require_count, require_positive
 from riskmtl.history import history_frame
 from riskmtl.holdout import held_out_rows
 from riskmtl.labels import Labels, TaskLabels, encode_labels, read_label
@@ -288,12 +289,10 @@ class AdaptingMixin(MultiTaskEstimator, ABC):
         """How to go on training, beside the checkpoint of the first fit."""
         config = self._training(rows, seed)
         if epochs is not None:
-            if isinstance(epochs, bool) or not isinstance(epochs, (int, np.integer)) or epochs < 1:
-                raise ValueError(f"epochs must be a whole number of at least 1, got {epochs!r}")
+            require_count("epochs", epochs)
             config = replace(config, epochs=int(epochs))
         if learning_rate != "auto":
-            if not is_number(learning_rate) or not float(learning_rate) > 0:
-                raise ValueError(f"learning_rate must be a positive number, got {learning_rate!r}")
+            require_positive("learning_rate", learning_rate)
             config = replace(config, learning_rate=float(learning_rate))
         elif is_gentle:
             config = replace(config, learning_rate=_GENTLE * config.learning_rate)

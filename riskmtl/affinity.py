@@ -17,7 +17,7 @@ from sklearn.base import clone
 
 from riskmtl.errors import unknown_name
 from riskmtl.estimator import MultiTaskClassifier
-from riskmtl.validation.ranges import require_count
+from riskmtl.given import require_count
 
 METHODS = ("gradient", "pairs")
 

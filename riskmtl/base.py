@@ -32,6 +32,7 @@ from riskmtl.errors import unknown_name
 from riskmtl.explain.background import representative_rows
 from riskmtl.explaining import ExplainerMixin
 from riskmtl.frames import as_frame
+from riskmtl.given import is_number
 from riskmtl.holdout import held_out_rows
 from riskmtl.labels import Labels, TaskLabels, encode_labels, read_labels
 from riskmtl.lineage import training_lineage
@@ -500,11 +501,6 @@ class MultiTaskEstimator(ExplainerMixin, ClassifierMixin, BaseEstimator, ABC):  
         tags.target_tags.multi_output = True
         tags.classifier_tags.multi_class = False
         return tags
-
-
-def is_number(value: Any) -> bool:
-    """Whether a parameter is a number, which ``True`` is not."""
-    return isinstance(value, (int, float, np.number)) and not isinstance(value, bool)
 
 
 def _is_table(X: Any) -> bool:

@@ -18,6 +18,7 @@ from tqdm.auto import tqdm
 
 from riskmtl.base import MultiTaskEstimator
 from riskmtl.errors import unknown_name
+from riskmtl.given import require_count
 from riskmtl.metrics import average_precision
 from riskmtl.model import Head
 from riskmtl.prepared import Prepared
@@ -116,9 +117,7 @@ class LightGBMBaseline(MultiTaskEstimator):
 
     def _check_parameters(self) -> None:
         for name in ("trials", "n_estimators", "early_stopping"):
-            value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < 1:
-                raise ValueError(f"{name} must be a whole number of at least 1, got {value!r}")
+            require_count(name, getattr(self, name))
         if self.max_seconds is not None and not self.max_seconds > 0:
             raise ValueError(f"max_seconds must be positive, got {self.max_seconds!r}")
         self._check_settings()

@@ -15,11 +15,12 @@ from riskmtl.adapting import AdaptingMixin
 from riskmtl.borrowing import borrowing
 from riskmtl.device import resolve_device
 from riskmtl.errors import unknown_name
+from riskmtl.given import mapping_of, require_count
 from riskmtl.history import history_frame, kept_epochs
 from riskmtl.labelling import LabellingMixin
 from riskmtl.model import Head, RiskModel
 from riskmtl.networks import NetworkConfig
-from riskmtl.parameters import check_parameters, mapping_of, per_task, require_count
+from riskmtl.parameters import check_parameters, per_task
 from riskmtl.prepared import Prepared
 from riskmtl.schema import DataSchema
 from riskmtl.scorers import NetworkScorer, Scorer

@@ -5,12 +5,12 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from inspect import signature
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from riskmtl.base import is_number
 from riskmtl.errors import unknown_name
+from riskmtl.given import is_number, is_sequence, mapping_of, require_count, require_positive
 from riskmtl.networks import NUMERIC_EMBEDDINGS, TRUNKS
 
 if TYPE_CHECKING:
@@ -187,9 +187,6 @@ def _check_trainer_options(model: MultiTaskClassifier) -> None:
                 raise ValueError(f"trainer_options: {unknown_name('option', name, valid)}")
 
 
-# ---- forms of parameters ----------------------------------------------------------------------
-
-
 def per_task(
     name: str,
     given: Mapping[str, float] | None,
@@ -224,27 +221,3 @@ def per_task(
             raise ValueError(f"{name}: {unknown_name('task', task, tasks)}")
         require_positive(f"{name} of {task!r}", value)
     return [float(values.get(t, value)) for t, value in zip(tasks, automatic, strict=True)]
-
-
-def mapping_of(name: str, given: Any) -> dict[str, Any]:
-    """A copy of what the user maps names to; nothing if nothing was given."""
-    if given is not None and not isinstance(given, Mapping):
-        raise ValueError(f"{name} must be a mapping of names to values, got {given!r}")
-    return dict(given or {})
-
-
-def is_sequence(value: Any) -> bool:
-    """Whether a parameter is a list or the like, which a text is not."""
-    return isinstance(value, Sequence) and not isinstance(value, str)
-
-
-def require_count(name: str, value: Any) -> None:
-    """Refuse what is no whole number of at least 1."""
-    if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < 1:
-        raise ValueError(f"{name} must be a whole number of at least 1, got {value!r}")
-
-
-def require_positive(name: str, value: Any) -> None:
-    """Refuse what is no number above 0."""
-    if not is_number(value) or not value > 0:
-        raise ValueError(f"{name} must be a positive number, got {value!r}")

@@ -13,14 +13,14 @@ from sklearn.base import clone
 from sklearn.utils.validation import check_consistent_length
 
 from riskmtl.affinity import joint_template
-from riskmtl.base import is_number
 from riskmtl.errors import unknown_name
 from riskmtl.estimator import MultiTaskClassifier
 from riskmtl.frames import as_frame
+from riskmtl.given import is_number, require_count
 from riskmtl.holdout import held_out_rows
 from riskmtl.labels import label_frame
 from riskmtl.validation.comparison import DRAWN, compare_heads
-from riskmtl.validation.ranges import require_count, require_level
+from riskmtl.validation.ranges import require_level
 
 HELPED = "helped"
 UNDECIDED = "no difference shown"

@@ -26,10 +26,10 @@ import polars as pl
 from tqdm.auto import tqdm
 
 from riskmtl import __version__
-from riskmtl.base import is_number
 from riskmtl.errors import unknown_name
 from riskmtl.estimator import MultiTaskClassifier
 from riskmtl.frames import as_frame
+from riskmtl.given import is_number, require_count
 from riskmtl.networks import TRUNKS
 from riskmtl.schema import DataSchema
 from riskmtl.training.callbacks import EpochReport
@@ -585,8 +585,7 @@ def _digest(frame: pl.DataFrame) -> str:
 
 def _require_limits(trials: Any, seed: Any, timeout: Any) -> None:
     for name, value, least in (("trials", trials, 1), ("seed", seed, 0)):
-        if isinstance(value, bool) or not isinstance(value, int) or value < least:
-            raise ValueError(f"{name} must be a whole number of at least {least}, got {value!r}")
+        require_count(name, value, least=least)
     if timeout is not None and not (is_number(timeout) and timeout > 0):
         raise ValueError(f"timeout must be a positive number of seconds, got {timeout!r}")
 

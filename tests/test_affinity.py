@@ -264,7 +264,7 @@ def test_what_is_no_affinity_is_refused() -> None:
         Affinity(("a", "a"), np.zeros((2, 2)))
     with pytest.raises(TypeError, match="affinity must be an Affinity, got list"):
         group_tasks([[0.0]])  # type: ignore[arg-type]
-    with pytest.raises(ValueError, match="networks is 0: ask for at least 1"):
+    with pytest.raises(ValueError, match="networks must be a whole number of at least 1, got 0"):
         group_tasks(named(np.zeros((2, 2))), networks=0)
 
 
@@ -367,7 +367,7 @@ def test_affinity_needs_tasks_together() -> None:
         task_affinity(X, y.select("task_0"), model=MultiTaskClassifier(**SMALL))
     with pytest.raises(ValueError, match="unknown method 'gradients': did you mean 'gradient'"):
         task_affinity(X, y, method="gradients")
-    with pytest.raises(ValueError, match="every is 0: ask for at least 1"):
+    with pytest.raises(ValueError, match="every must be a whole number of at least 1, got 0"):
         task_affinity(X, y, every=0)
     with pytest.raises(ValueError, match="model trains no tasks together"):
         task_affinity(X, y, model=MultiTaskClassifier("single_task"))

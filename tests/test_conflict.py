@@ -510,7 +510,7 @@ def test_parameters_that_are_frozen_stay_without_gradient() -> None:
 
 def test_gradients_that_are_one_tensor_are_clipped_once() -> None:
     one, other = (torch.nn.Parameter(torch.ones(4)) for _ in range(2))
-    owned = Owned([one, other], [None, None])
+    owned = Owned(["one", "other"], [one, other], [None, None])
     losses = (one + other).square().sum()[None]
     for own in (True, False):
         one.grad = other.grad = None

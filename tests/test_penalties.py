@@ -182,6 +182,11 @@ def test_no_penalty_leaves_no_trace() -> None:
 def test_the_order_of_tasks_is_judged_by_their_outputs() -> None:
     outputs = torch.tensor([[[0.0, 50.0], [0.0, -50.0]]])
     assert float(Penalties({"order": 2.0})(outputs, None)) == pytest.approx(0.5)
+    # Events that count ten times raise the output and not the probability.
+    alike = torch.full((1, 1, 2), 0.3)
+    alike[..., 1] += math.log(10)
+    assert float(Penalties({"order": 2.0}, [1.0, 10.0])(alike, None)) == pytest.approx(0, abs=1e-6)
+    assert float(Penalties({"order": 2.0})(alike, None)) > 0.5
 
 
 # ---- in training ---------------------------------------------------------------------------------

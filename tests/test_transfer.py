@@ -229,7 +229,7 @@ def test_its_models_go_into_a_validation(cards: pl.DataFrame, cards_schema: Data
         ({"metrics": "roc_auc"}, "metrics must be a sequence such as"),
         ({"metrics": []}, "metrics must be a sequence such as"),
         ({"level": 1.0}, "level is 1.0"),
-        ({"fits": 0}, "fits is 0: ask for at least 1"),
+        ({"fits": 0}, "fits must be a whole number of at least 1, got 0"),
         ({"test_share": 1}, "test_share must lie between 0 and 1, got 1"),
         ({"y_test": Y}, "y_test was given without X_test"),
         ({"X_test": X}, "X_test was given without y_test, and no schema"),

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from pages import require_page_alone
 
 from riskmtl import MultiTaskClassifier
 from riskmtl.schema import Split
@@ -27,26 +28,7 @@ def page_file(
 def test_the_page_stands_alone_and_fits(
     browser: Any, page_file: Path, scheme: str, width: int
 ) -> None:
-    context = browser.new_context(color_scheme=scheme, viewport={"width": width, "height": 900})
-    page, errors, requests = context.new_page(), [], []
-    page.on("pageerror", lambda error: errors.append(str(error)))
-    page.on("console", lambda message: errors.append(message.text))
-    page.on("request", lambda request: requests.append(request.url))
-    page.goto(page_file.as_uri())
-    assert errors == []
-    assert [url for url in requests if not url.startswith("data:")] == [page_file.as_uri()]
-    assert page.evaluate("document.documentElement.scrollWidth") <= width
-    outside = page.evaluate(
-        """[...document.querySelectorAll("svg")].flatMap(svg => {
-             const box = svg.getBoundingClientRect();
-             return [...svg.querySelectorAll("text")].filter(text => {
-               const own = text.getBoundingClientRect();
-               return own.left < box.left - 1 || own.right > box.right + 1;
-             }).map(text => text.textContent);
-           })"""
-    )
-    assert outside == []
-    context.close()
+    require_page_alone(browser, page_file, scheme=scheme, width=width)
 
 
 def test_it_can_be_read_without_script_and_sorted_with_it(browser: Any, page_file: Path) -> None:

@@ -16,12 +16,13 @@ import numpy as np
 import pytorch_lightning as pl
 import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import Tensor
 from torch.func import functional_call
 
-from riskmtl.networks import SHARED, Network, NetworkConfig
+from riskmtl.networks import Network, NetworkConfig
 from riskmtl.training.config import TrainingConfig
 from riskmtl.training.fit import Trained, train
+from riskmtl.training.gradients import Owned, task_gradients
 from riskmtl.training.module import MultiTaskModule
 from riskmtl.training.rows import TaskPlan, TrainingRows
 
@@ -129,46 +130,32 @@ def lookahead(
     tasks = y.shape[1]
     found = torch.full((tasks, tasks), torch.nan, dtype=torch.float64, device=y.device)
 
-    def losses(parameters: dict[str, Tensor]) -> Tensor:
-        return objective(functional_call(network, parameters, (x,), {"pooled": False}), y, weights)
+    owned = Owned.of(network)
+
+    def losses(parameters: Sequence[Tensor]) -> Tensor:
+        named = dict(zip(owned.names, parameters, strict=True))
+        return objective(functional_call(network, named, (x,), {"pooled": False}), y, weights)
 
     modes = {module: module.training for module in network.modules()}
     network.eval()
     try:
         with torch.enable_grad():
-            shared = _shared_parts(network)
-            before = losses({name: value for name, (value, _) in shared.items()})
+            before = losses(owned.parameters)
         for task in present.nonzero().flatten().tolist():
-            values = [value for value, _ in shared.values()]
-            gradients = torch.autograd.grad(
-                before[task], values, retain_graph=True, allow_unused=True
-            )
+            one = torch.ones_like(before[task])
+            (gradients,) = task_gradients(before, [task], owned.parameters, one)
             with torch.no_grad():
-                moved = {
-                    name: value if gradient is None else value - rate * gradient * is_shared
-                    for (name, (value, is_shared)), gradient in zip(
-                        shared.items(), gradients, strict=True
+                moved = [
+                    value - rate * gradient
+                    for value, gradient in zip(
+                        owned.parameters, owned.shared(gradients), strict=True
                     )
-                }
+                ]
                 ratio = losses(moved).double() / before.detach().double()
             found[task, present] = 1 - ratio[present]
     finally:
         for module, mode in modes.items():
             module.training = mode
-    return found
-
-
-def _shared_parts(network: nn.Module) -> dict[str, tuple[Tensor, Tensor]]:
-    """Parameters that tasks share, at least in part, and which slices of each they share."""
-    assert isinstance(network, Network)
-    owners = network.owners()
-    found: dict[str, tuple[Tensor, Tensor]] = {}
-    for name, parameter in network.named_parameters():
-        whole = torch.full((1,), SHARED)
-        is_shared = owners.get(name, whole).to(parameter.device) == SHARED
-        if parameter.requires_grad and is_shared.any():
-            mask = is_shared.view(-1, *[1] * (parameter.dim() - 1)).to(parameter.dtype)
-            found[name] = parameter, mask
     return found
 
 

@@ -26,7 +26,7 @@ from typing import Any
 import torch
 
 from riskmtl.errors import unknown_name
-from riskmtl.training import conflict, weighing
+from riskmtl.training import conflict, surgery, weighing
 from riskmtl.training.config import TrainingConfig
 from riskmtl.training.rows import TaskPlan
 from riskmtl.training.weighing import Balancing
@@ -40,16 +40,16 @@ BALANCING: Mapping[str, type[Balancing]] = {
     "geometric_mean": weighing.GeometricMean,
     "famo": weighing.FAMO,
     "gradnorm": conflict.GradNorm,
-    "pcgrad": conflict.PCGrad,
-    "gradvac": conflict.GradVac,
-    "cagrad": conflict.CAGrad,
-    "mgda": conflict.MGDA,
+    "pcgrad": surgery.PCGrad,
+    "gradvac": surgery.GradVac,
+    "cagrad": surgery.CAGrad,
+    "mgda": surgery.MGDA,
     "nash_mtl": conflict.NashMTL,
-    "fairgrad": conflict.FairGrad,
-    "aligned_mtl": conflict.AlignedMTL,
-    "upgrad": conflict.UPGrad,
-    "dual_proj": conflict.DualProj,
-    "imtl_g": conflict.IMTLG,
+    "fairgrad": surgery.FairGrad,
+    "aligned_mtl": surgery.AlignedMTL,
+    "upgrad": surgery.UPGrad,
+    "dual_proj": surgery.DualProj,
+    "imtl_g": surgery.IMTLG,
 }
 
 

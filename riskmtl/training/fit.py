@@ -185,7 +185,7 @@ def _train_one(
             network,
             plan,
             config,
-            penalties=Penalties(factors),
+            penalties=Penalties(factors, plan.event_factors),
             probe=_tensors(probe, device),
         )
         sampling = make_sampling(learned, plan, config, lambda: module.history)

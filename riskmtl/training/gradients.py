@@ -24,12 +24,15 @@ class Owned:
 
     Parameters
     ----------
+    names : list of str
+        Their names in the network.
     parameters : list of Parameter
     owners : list of (Tensor or None)
         For each parameter the task of each slice along its first axis, or
         :data:`riskmtl.networks.SHARED`; ``None``: it is shared whole.
     """
 
+    names: list[str]
     parameters: list[nn.Parameter]
     owners: list[Tensor | None]
 
@@ -39,6 +42,7 @@ class Owned:
         owners = network.owners()
         learning = [(n, p) for n, p in network.named_parameters() if p.requires_grad]
         return cls(
+            [name for name, _ in learning],
             [parameter for _, parameter in learning],
             [owners[n].to(p.device) if n in owners else None for n, p in learning],
         )
@@ -94,6 +98,13 @@ class Owned:
                 total = torch.where(_along(owner == SHARED, total), total, stacked.sum(0))
             found.append(total)
         return found
+
+    def shared(self, gradients: Gradients) -> Gradients:
+        """Gradients of the shared slices, and 0 for those that a task owns."""
+        return [
+            g if owner is None else torch.where(_along(owner == SHARED, g), g, torch.zeros_like(g))
+            for owner, g in zip(self.owners, gradients, strict=True)
+        ]
 
     def weighted(self, losses: Tensor, weights: Tensor, scale: Tensor, *, own: bool) -> Gradients:
         """

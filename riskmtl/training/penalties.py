@@ -17,7 +17,7 @@ for. Of several processes each takes the penalties over its share of a batch.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -113,10 +113,15 @@ class Penalties:
     ----------
     factors : mapping of str to float
         Those above 0; see :func:`penalty_factors`.
+    event_factors : sequence of float, optional
+        Factor on the events of each task, which the outputs hold and probabilities do not.
     """
 
-    def __init__(self, factors: Mapping[str, float]) -> None:
+    def __init__(
+        self, factors: Mapping[str, float], event_factors: Sequence[float] | None = None
+    ) -> None:
         self.factors = dict(factors)
+        self.shift = None if event_factors is None else torch.tensor(event_factors).log()
 
     def trace(self) -> Trace | None:
         """A trace for the next pass to fill; ``None`` where no penalty asks for one."""
@@ -137,14 +142,16 @@ class Penalties:
         """
         total: Tensor | float = 0.0
         for name, factor in self.factors.items():
-            total = total + factor * _penalty(name, outputs, trace)
+            if name == "order":
+                shift = 0.0 if self.shift is None else self.shift.to(outputs)
+                total = total + factor * order_penalty(outputs - shift)
+            else:
+                assert trace is not None
+                total = total + factor * _penalty(name, trace)
         return total
 
 
-def _penalty(name: str, outputs: Tensor, trace: Trace | None) -> Tensor:
-    if name == "order":
-        return order_penalty(outputs)
-    assert trace is not None
+def _penalty(name: str, trace: Trace) -> Tensor:
     if name == "gate_entropy":
         return gate_entropy(trace.gated)
     if name == "load_balance":

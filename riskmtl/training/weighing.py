@@ -18,6 +18,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
+from riskmtl.given import is_number
 from riskmtl.networks import Network
 
 _SMALLEST = 1e-8  # of a loss that is divided by, or whose logarithm is taken
@@ -508,28 +509,28 @@ def softmax_over(values: Tensor, present: Tensor) -> Tensor:
 
 def positive(name: str, value: Any) -> float:
     """Give an option back if it is a positive number, else say that it must be."""
-    if not _is_number(value) or not value > 0:
+    if not _is_finite(value) or not value > 0:
         raise _refused(name, "a positive number", value)
     return float(value)
 
 
 def not_negative(name: str, value: Any) -> float:
     """Give an option back if it is a number of at least 0, else say that it must be."""
-    if not _is_number(value) or not value >= 0:
+    if not _is_finite(value) or not value >= 0:
         raise _refused(name, "a number of at least 0", value)
     return float(value)
 
 
 def share(name: str, value: Any) -> float:
     """Give an option back if it is a number from 0 to 1, else say that it must be."""
-    if not _is_number(value) or not 0 <= value <= 1:
+    if not _is_finite(value) or not 0 <= value <= 1:
         raise _refused(name, "a number from 0 to 1", value)
     return float(value)
 
 
 def count(name: str, value: Any) -> int:
     """Give an option back if it is a whole number of at least 1, else say that it must be."""
-    if not _is_number(value) or value != int(value) or value < 1:
+    if not _is_finite(value) or value != int(value) or value < 1:
         raise _refused(name, "a whole number of at least 1", value)
     return int(value)
 
@@ -541,8 +542,8 @@ def one_of(name: str, value: Any, valid: Sequence[str]) -> str:
     return str(value)
 
 
-def _is_number(value: Any) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+def _is_finite(value: Any) -> bool:
+    return is_number(value) and math.isfinite(value)
 
 
 def _refused(name: str, wanted: str, value: Any) -> ValueError:
