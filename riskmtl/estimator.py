@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from riskmtl.adapting import AdaptingMixin
+from riskmtl.adding import AddingMixin
 from riskmtl.borrowing import borrowing
 from riskmtl.device import resolve_device
 from riskmtl.errors import unknown_name
@@ -21,7 +22,7 @@ from riskmtl.labelling import LabellingMixin
 from riskmtl.model import Head, RiskModel
 from riskmtl.networks import NetworkConfig
 from riskmtl.parameters import check_parameters, per_task
-from riskmtl.prepared import Prepared
+from riskmtl.prepared import Prepared, blended
 from riskmtl.schema import DataSchema
 from riskmtl.scorers import NetworkScorer, Scorer
 from riskmtl.sizing import Sizes
@@ -34,7 +35,7 @@ if TYPE_CHECKING:
 _Number = TypeVar("_Number", int, float)
 
 
-class MultiTaskClassifier(AdaptingMixin, LabellingMixin):
+class MultiTaskClassifier(AddingMixin, AdaptingMixin, LabellingMixin):
     """
     One network with a head for each outcome.
 
@@ -428,7 +429,7 @@ class MultiTaskClassifier(AdaptingMixin, LabellingMixin):
             self.challenger_ = self._beside()._fit_like(self, data)
             model.challenger = self.challenger_.model_
         if self.challenger == "blend":
-            model.heads = _blended(model, data)
+            model.heads = blended(model, data)
         return model
 
     def _take_up(self, model: RiskModel) -> None:
@@ -601,26 +602,6 @@ class MultiTaskClassifier(AdaptingMixin, LabellingMixin):
             event_rates=tuple(rates),
             selected_by=by,
         )
-
-
-def _blended(model: RiskModel, data: Prepared) -> list[Head]:
-    """Heads with the network's share; half, where no rows were held out to fit it on."""
-    from riskmtl.blending import UNDECIDED, blend_weight
-
-    if not data.is_held_out:
-        return [replace(head, blend=UNDECIDED) for head in model.heads]
-    assert model.challenger is not None
-    rows = data.validation
-    own, other = model.outputs(rows.x), model.challenger.outputs(rows.x)
-    return [
-        replace(
-            head,
-            blend=blend_weight(rows.y[:, i], own[head.task], other[head.task], rows.weights)
-            if head.kind == "binary"
-            else UNDECIDED,
-        )
-        for i, head in enumerate(model.heads)
-    ]
 
 
 def _chosen(given: float | str, automatic: _Number) -> _Number:

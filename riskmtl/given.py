@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
+
+from riskmtl.errors import unknown_name
 
 
 def is_number(value: Any) -> bool:
@@ -43,3 +45,9 @@ def require_positive(name: str, value: Any) -> None:
     """Refuse what is no number above 0."""
     if not is_number(value) or not value > 0:
         raise ValueError(f"{name} must be a positive number, got {value!r}")
+
+
+def require_choice(name: str, value: Any, valid: Iterable[str]) -> None:
+    """Refuse what is none of the names that would do."""
+    if value not in valid:
+        raise ValueError(unknown_name(name, value, valid))

@@ -10,8 +10,16 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from riskmtl.errors import unknown_name
-from riskmtl.given import is_number, is_sequence, mapping_of, require_count, require_positive
+from riskmtl.given import (
+    is_number,
+    is_sequence,
+    mapping_of,
+    require_choice,
+    require_count,
+    require_positive,
+)
 from riskmtl.networks import NUMERIC_EMBEDDINGS, TRUNKS
+from riskmtl.networks.gating import GATINGS
 
 if TYPE_CHECKING:
     from riskmtl.estimator import MultiTaskClassifier
@@ -19,7 +27,7 @@ if TYPE_CHECKING:
 _CHOICES: Mapping[str, Sequence[str]] = {
     "network": list(TRUNKS),
     "numeric_embedding": NUMERIC_EMBEDDINGS,
-    "gating": ("softmax", "top_k", "dselect_k"),
+    "gating": list(GATINGS),
     "tie": ("l2", "trace_norm", "cross_stitch"),
     "schedule": ("joint", "round_robin", "by_size", "by_uncertainty"),
     "selection": ("entire_space", "inverse_propensity"),
@@ -65,8 +73,7 @@ def check_parameters(model: MultiTaskClassifier) -> None:
         With the parameter's name and what it may be.
     """
     for name, valid in _CHOICES.items():
-        if getattr(model, name) not in valid:
-            raise ValueError(unknown_name(name, getattr(model, name), valid))
+        require_choice(name, getattr(model, name), valid)
     if model.challenger not in (None, *_CHALLENGERS):
         raise ValueError(unknown_name("challenger", model.challenger, _CHALLENGERS))
     if model.challenger is not None:

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
+from riskmtl.blending import UNDECIDED, blend_weight
 from riskmtl.calibration import Calibrator, fit_calibrator
 from riskmtl.encoding import FeatureEncoder
 from riskmtl.labels import Labels, TaskLabels
-from riskmtl.model import Head, uncalibrated
+from riskmtl.model import Head, RiskModel, uncalibrated
 from riskmtl.scorers import Scorer
 from riskmtl.training.rows import TrainingRows
 
@@ -117,4 +118,40 @@ def calibrated(scorer: Scorer, heads: list[Head], data: Prepared) -> list[Head]:
         if head.kind == "binary"
         else head
         for i, head in enumerate(heads)
+    ]
+
+
+def blended(
+    model: RiskModel, data: Prepared, columns: Mapping[int, int] | None = None
+) -> list[Head]:
+    """
+    Heads with the network's share in a blend; half, where no rows were held out to fit it on.
+
+    Parameters
+    ----------
+    model : RiskModel
+        With a challenger.
+    data : Prepared
+    columns : mapping of int to int, optional
+        Which heads get a new share, each with the column of its labels; default: all, in order.
+
+    Returns
+    -------
+    list of Head
+    """
+    assert model.challenger is not None
+    columns = {i: i for i in range(len(model.heads))} if columns is None else columns
+    shares = dict.fromkeys(columns, UNDECIDED)
+    if data.is_held_out:
+        rows = data.validation
+        alone = replace(model, heads=[replace(head, blend=1.0) for head in model.heads])
+        own, other = alone.outputs(rows.x), model.challenger.outputs(rows.x)
+        for i, column in columns.items():
+            head = model.heads[i]
+            if head.kind == "binary":
+                labels = rows.y[:, column]
+                shares[i] = blend_weight(labels, own[head.task], other[head.task], rows.weights)
+    return [
+        replace(head, blend=shares[i]) if i in shares else head
+        for i, head in enumerate(model.heads)
     ]
