@@ -58,6 +58,17 @@ def test_probabilities_agree_to_a_millionth(trunk):
     torch.testing.assert_close(found, expected, rtol=0, atol=1e-6)
 
 
+@pytest.mark.parametrize("cardinalities", [[0, 0, 0], [0], [5, 0], [4, 3]], ids=str)
+def test_columns_of_one_kind_alone(cardinalities):
+    network = network_of(SMALL, cardinalities=cardinalities).float()
+    folded = fold(network, cardinalities)
+    assert (folded is not None) == (0 in cardinalities)
+    if folded is not None:
+        rows = torch.from_numpy(rows_like(cardinalities, 300))
+        with torch.inference_mode():
+            torch.testing.assert_close(folded(rows), network(rows), rtol=1e-4, atol=1e-4)
+
+
 def test_a_table_too_large_is_not_made(monkeypatch):
     network = network_of(SMALL).float()
     table = fold(network, MIXED).table

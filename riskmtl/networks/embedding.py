@@ -365,8 +365,12 @@ class FeatureEmbedding(nn.Module):
         super().__init__()
         numbers = [i for i, n in enumerate(cardinalities) if n == 0]
         categories = [i for i, n in enumerate(cardinalities) if n > 0]
-        self.register_buffer("numeric_columns", torch.tensor(numbers), persistent=False)
-        self.register_buffer("categorical_columns", torch.tensor(categories), persistent=False)
+        self.register_buffer(
+            "numeric_columns", torch.tensor(numbers, dtype=torch.long), persistent=False
+        )
+        self.register_buffer(
+            "categorical_columns", torch.tensor(categories, dtype=torch.long), persistent=False
+        )
         self.numeric = (
             _numeric_embedding(numeric, len(numbers), width, bins=bins, steps=steps)
             if numbers

@@ -167,4 +167,4 @@ def _side_by_side(parts: Sequence[Tensor]) -> Tensor:
 
 def _starts(tables: Sequence[Tensor]) -> Tensor:
     """Where each of some tables begins if they lie one after the other."""
-    return torch.tensor([0, *accumulate(len(table) for table in tables)][:-1])
+    return torch.tensor([0, *accumulate(len(table) for table in tables)][:-1], dtype=torch.long)
