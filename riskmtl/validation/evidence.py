@@ -274,8 +274,8 @@ class Evidence:
     def too_few(self, task: str, what: str) -> Finding:
         """The finding of a head that has not."""
         events, _ = self.events(task)
-        bound = f"at least {self.settings.min_events} events and non-events, of as many customers"
-        return Finding(task, what, Verdict.TOO_FEW, float(events), bound=bound)
+        least = f"at least {self.settings.min_events} events and non-events, of as many customers"
+        return Finding(task, what, Verdict.TOO_FEW, bound=f"{events:,} events; {least}")
 
     def cutoff(self, task: str) -> float:
         """Probability above which the alert budget is spent on these rows."""
