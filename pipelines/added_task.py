@@ -15,6 +15,7 @@ import argparse
 import json
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -60,19 +61,10 @@ def _jobs(options: argparse.Namespace) -> Iterator[tuple[str, Callable[[], dict[
     common = {"members": options.members}
     for seed in range(options.seeds):
         for name in PORTFOLIOS:
-            yield (
-                f"portfolio/{name}/seed {seed}",
-                lambda name=name, seed=seed: _measure_portfolio(  # type: ignore[misc]
-                    name, seed, common
-                ),
-            )
+            yield f"portfolio/{name}/seed {seed}", partial(_measure_portfolio, name, seed, common)
         for head in options.heads:
-            yield (
-                f"census/{head}/seed {seed}",
-                lambda head=head, seed=seed: _measure_census(  # type: ignore[misc]
-                    options.data, head, seed, common
-                ),
-            )
+            measure = partial(_measure_census, options.data, head, seed, common)
+            yield f"census/{head}/seed {seed}", measure
 
 
 # ---- census income -------------------------------------------------------------------------------
@@ -176,11 +168,9 @@ def _measure_portfolio(name: str, seed: int, common: Mapping[str, Any]) -> dict[
         few = pool.sample(count, seed=seed)
         makers: dict[str, Callable[[], MultiTaskClassifier]] = {
             "as it was": lambda: model,
-            "tuned": lambda few=few: model.fine_tune(few),  # type: ignore[misc]
-            "tuned, shared part frozen": lambda few=few: model.fine_tune(  # type: ignore[misc]
-                few, shared="frozen"
-            ),
-            "anew": lambda few=few: MultiTaskClassifier(**options).fit(few),  # type: ignore[misc]
+            "tuned": partial(model.fine_tune, few),
+            "tuned, shared part frozen": partial(model.fine_tune, few, shared="frozen"),
+            "anew": partial(MultiTaskClassifier(**options).fit, few),
         }
         for way in TUNINGS:
             started = time.perf_counter()

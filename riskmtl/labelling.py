@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -300,15 +300,15 @@ def _member_probabilities(
         return None
     names = [head.task for head in model.heads]
     chosen = [names.index(task) for task in tasks]
-    raw = np.concatenate(
-        [_of_networks(scorer, network, encoded, _members) for network in scorer.networks], axis=-1
-    )[:, :, _order(scorer)]
-    return np.stack([sigmoid(model.finished(member)[:, chosen]) for member in raw])
+    parts = [_asked(scorer, network, encoded, _members) for network in scorer.networks]
+    raw = np.concatenate(parts, axis=-1)[..., scorer.places]  # (rows, members, tasks)
+    members = [sigmoid(model.finished(member)[:, chosen]) for member in raw.swapaxes(0, 1)]
+    return np.stack(members)
 
 
 def _members(network: Network, rows: torch.Tensor) -> torch.Tensor:
     found: torch.Tensor = network(rows, pooled=False)  # (members, batch, tasks)
-    return found
+    return found.transpose(0, 1)
 
 
 def representation(
@@ -332,9 +332,9 @@ def representation(
     assert isinstance(scorer, NetworkScorer)
     names = [head.task for head in model.heads]
     # (rows, tasks, out) of each network
-    parts = [_of_networks(scorer, n, encoded, _read_by_towers) for n in scorer.networks]
+    parts = [_asked(scorer, n, encoded, _read_by_towers) for n in scorer.networks]
     by_task = [part[:, task] for part in parts for task in range(part.shape[1])]
-    order = _order(scorer)
+    order = scorer.places
     found = np.column_stack([by_task[order[names.index(task)]] for task in tasks])
     spread = found.std(axis=0)
     moving = spread > 1e-6 * max(float(spread.max(initial=0.0)), 1e-12)
@@ -350,25 +350,16 @@ def _read_by_towers(network: Network, rows: torch.Tensor) -> torch.Tensor:
     return found.view(tasks, network.towers.members, len(rows), width).mean(1).transpose(0, 1)
 
 
-def _of_networks(
-    scorer: NetworkScorer, network: Network, encoded: NDArray[np.float32], ask: Any
+def _asked(
+    scorer: NetworkScorer,
+    network: Network,
+    encoded: NDArray[np.float32],
+    ask: Callable[[Network, torch.Tensor], torch.Tensor],
 ) -> NDArray[np.float64]:
-    """Ask a network about rows, some at a time; rows are the last axis but one, or the first."""
-    axis = 1 if ask is _members else 0
-    found = []
+    """What a network says of all rows, the first axis."""
     with torch.inference_mode():
-        for start in range(0, len(encoded), scorer.rows):
-            rows = torch.as_tensor(encoded[start : start + scorer.rows]).to(scorer.device)
-            found.append(ask(network, rows).double().cpu().numpy())
-    return np.concatenate(found, axis=axis)
-
-
-def _order(scorer: NetworkScorer) -> list[int]:
-    """Where each task is among the outputs of the networks side by side."""
-    if isinstance(scorer.network, Network):
-        return list(range(len(scorer.regression)))
-    side_by_side = [task for group in scorer.network.groups for task in group]
-    return [side_by_side.index(task) for task in range(len(side_by_side))]
+        found = [ask(network, rows).double().cpu().numpy() for rows in scorer.batches(encoded)]
+    return np.concatenate(found)
 
 
 def apart(

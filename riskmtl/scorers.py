@@ -8,7 +8,7 @@ name in :data:`SCORERS`. Nothing is unpickled, and no name leads to code outside
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, Protocol
@@ -119,12 +119,17 @@ class NetworkScorer:
     def raw(self, encoded: NDArray[np.float32] | Tensor) -> NDArray[np.float64]:
         """Map ``(rows, features)`` to ``(rows, heads)`` in micro-batches."""
         out = np.empty((len(encoded), len(self.regression)), dtype=np.float64)
-        size, network = self.rows, self.folded or self.network
+        network, start = self.folded or self.network, 0
         with torch.inference_mode():
-            for start in range(0, len(encoded), size):
-                rows = torch.as_tensor(encoded[start : start + size]).to(self.device)
-                out[start : start + size] = network(rows).cpu().numpy()
+            for rows in self.batches(encoded):
+                out[start : start + len(rows)] = network(rows).cpu().numpy()
+                start += len(rows)
         return out
+
+    def batches(self, encoded: NDArray[np.float32] | Tensor) -> Iterator[Tensor]:
+        """Micro-batches of ``(rows, features)`` where the network is."""
+        for start in range(0, len(encoded), self.rows):
+            yield torch.as_tensor(encoded[start : start + self.rows]).to(self.device)
 
     def cut(self, members: int) -> NetworkScorer:
         """A scorer that averages the first of the members only."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 import polars as pl
@@ -46,7 +46,7 @@ def gate_use(
         raise ValueError("there are no rows: gates differ from row to row")
     frames = []
     for network, names in networks:
-        parts = [_weights(network, rows) for rows in _batches(scorer, encoded)]
+        parts = [_weights(network, rows) for rows in scorer.batches(encoded)]
         streams = _streams(network, encoded[:1], scorer)
         for level, stream in enumerate(streams):
             weights = np.concatenate([part[level] for part in parts], axis=1)
@@ -166,12 +166,6 @@ def _no_gates(kind: str) -> ValueError:
     )
 
 
-def _batches(scorer: NetworkScorer, encoded: NDArray[np.float32]) -> Iterator[Tensor]:
-    for start in range(0, len(encoded), scorer.rows):
-        rows = encoded[start : start + scorer.rows]
-        yield torch.from_numpy(np.ascontiguousarray(rows)).to(scorer.device)
-
-
 def _weights(network: Network, rows: Tensor) -> list[NDArray[np.float64]]:
     """Weights of each level, ``(gates, rows, experts)``, averaged over the members."""
     with torch.inference_mode():
@@ -186,7 +180,7 @@ def _responses(
     with torch.inference_mode():
         parts = [
             [_by_member(level.experts, len(rows)).movedim(1, -1).flatten(2) for level in levels]
-            for rows in _batches(scorer, encoded)
+            for rows in scorer.batches(encoded)
             for levels in [network.gated(rows)]
         ]
     return [torch.cat(level, dim=1).cpu().numpy() for level in zip(*parts, strict=True)]
@@ -200,7 +194,7 @@ def _by_member(x: Tensor, rows: int) -> Tensor:
 def _streams(network: Network, row: NDArray[np.float32], scorer: NetworkScorer) -> list[list[int]]:
     """The stream of each expert, level by level."""
     with torch.inference_mode():
-        levels: list[Gated] = network.gated(next(_batches(scorer, row)))
+        levels: list[Gated] = network.gated(next(scorer.batches(row)))
     return [level.stream.tolist() for level in levels]
 
 
