@@ -250,6 +250,14 @@ def test_strategies_are_held_against_the_plain_sum_and_not_fitted_twice(
     assert [d["task"] for d in results["differences"]] == ["default", "fraud", "takeover"]
     page = (tmp_path / "out" / "strategies.md").read_text()
     assert f"{results['differences'][0]['estimate']:+.4f}" in page
+    ours, theirs = (
+        [task["average_precision"] for task in fits[f"{table}/{name}/seed 0"]["tasks"]]
+        for name in ("shared bottom", "sum")
+    )
+    area = np.mean([d["estimate"] for d in results["differences"]])
+    precision = np.mean(ours) - np.mean(theirs)
+    assert f"| shared bottom | {area:+.4f} | {precision:+.4f} |" in page
+    assert f" / {ours[2]:.4f} |\n" in page
     # Where the scores are gone, what was found with them stays.
     for path in (tmp_path / "scores").iterdir():
         path.unlink()
