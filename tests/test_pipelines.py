@@ -17,6 +17,8 @@ import pytest
 
 from riskmtl import LightGBMBaseline, MultiTaskClassifier
 from riskmtl.metrics import evaluate
+from riskmtl.networks import TRUNKS
+from riskmtl.training.balancing import BALANCING
 
 ROOT = Path(__file__).parents[1]
 
@@ -264,6 +266,13 @@ def test_strategies_are_held_against_the_plain_sum_and_not_fitted_twice(
     run_pipeline(monkeypatch, "strategies", *options, "sum", "shared bottom")
     again = json.loads((tmp_path / "out" / "strategies.json").read_text())
     assert again == results
+
+
+def test_no_way_of_sharing_or_balancing_is_missing_among_the_strategies() -> None:
+    given = [strategy.parameters for strategy in pipeline("strategies").STRATEGIES.values()]
+    reference = MultiTaskClassifier()
+    for name, known in {"network": TRUNKS, "balancing": BALANCING}.items():
+        assert {each.get(name, getattr(reference, name)) for each in given} == set(known)
 
 
 def test_a_step_that_does_twice_the_work_costs_more(monkeypatch: pytest.MonkeyPatch) -> None:
