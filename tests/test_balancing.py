@@ -346,6 +346,21 @@ def test_a_head_that_is_never_observed_harms_nobody(name: str) -> None:
     assert all(parameter.isfinite().all() for parameter in trained.network.parameters())
 
 
+@pytest.mark.parametrize("name", ["dwa", "geometric_mean", "famo", "gradnorm"])
+def test_labels_of_weight_nothing_are_none(name: str) -> None:
+    # Few rows observe the second task, and in many batches none of weight.
+    seen = rows(200)
+    counts = np.ones((200, 2), np.float32)
+    counts[np.random.default_rng(0).random(200) > 0.05, 1] = 0
+    weightless = TrainingRows(seen.x, seen.y, counts)
+    unknown = TrainingRows(seen.x, np.where(counts > 0, seen.y, np.float32(np.nan)), counts)
+    options = {"balancing": name, "epochs": 3, "batch_size": 16}
+    one, other = fit(rows=weightless, **options), fit(rows=unknown, **options)
+    assert_same_bits(one, other)
+    for key in ("task_weight", "train_loss"):
+        assert [row[key] for row in one.history] == [row[key] for row in other.history]
+
+
 def test_bfloat16_and_members_train() -> None:
     for name in ("uncertainty", "famo"):
         trained = fit(balancing=name, precision="bf16", members=2, epochs=2)

@@ -403,6 +403,16 @@ def test_a_task_that_nobody_observes_disturbs_no_schedule(schedule: str) -> None
     assert [row["train_loss"] for row in trained.history][1::2] == [0]
 
 
+def test_labels_of_weight_nothing_get_no_steps() -> None:
+    seen = rows(200)
+    counts = np.ones((200, 2), np.float32)
+    counts[20:, 1] = 0
+    weightless = TrainingRows(seen.x, seen.y, counts)
+    unknown = TrainingRows(seen.x, np.where(counts > 0, seen.y, np.float32(np.nan)), counts)
+    options = {"schedule": "by_size", "epochs": 2, "batch_size": 16}
+    assert_same_bits(fit(rows=weightless, **options), fit(rows=unknown, **options))
+
+
 def test_a_single_task_knows_every_schedule() -> None:
     for name in SCHEDULES:
         assert fit(network="single_task", rows=rows(100), epochs=1, **SCHEDULES[name]).history

@@ -17,6 +17,7 @@ from riskmtl.training.batches import Batch, epoch_seed
 from riskmtl.training.config import TrainingConfig
 from riskmtl.training.diagnosis import known, look_at
 from riskmtl.training.freezing import FrozenSlices, not_of
+from riskmtl.training.loss import observed_labels
 from riskmtl.training.mixup import Mix, draw_mix
 from riskmtl.training.objective import Objective
 from riskmtl.training.penalties import Penalties
@@ -180,7 +181,7 @@ class MultiTaskModule(pl.LightningModule):
         trace = Trace() if self.balancing.wants_shared else self.penalties.trace()
         outputs, mix = self._outputs_of(x, trace)
         losses = self.objective(outputs, y, weights, mix=mix, over_processes=self._over_processes)
-        return losses, ~torch.isnan(y).all(0), outputs, trace
+        return losses, observed_labels(y, weights).any(0), outputs, trace
 
     def _outputs_of(self, x: Tensor, trace: Trace | None) -> tuple[Tensor, Mix | None]:
         """Outputs ``(members, batch, tasks)`` of the rows, or of what they were mixed to."""

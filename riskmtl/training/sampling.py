@@ -16,6 +16,7 @@ import torch
 from torch import Generator, Tensor
 
 from riskmtl.training.config import TrainingConfig
+from riskmtl.training.loss import observed_labels
 from riskmtl.training.rows import TaskPlan, TrainingRows
 from riskmtl.training.targets import constant_losses
 
@@ -296,7 +297,8 @@ def make_sampling(
     Sampling
     """
     labels = torch.from_numpy(rows.y)
-    observed = ~torch.isnan(labels)
+    weights = None if rows.weights is None else torch.from_numpy(rows.weights)
+    observed = observed_labels(labels, weights)
     if config.schedule == "by_uncertainty":
         constant = torch.from_numpy(constant_losses(rows, plan)).float()
 
