@@ -17,7 +17,7 @@ from pytorch_lightning.loggers import CSVLogger
 from riskmtl.metrics import log_loss_skill, roc_auc
 from riskmtl.networks import IndependentNetworks, NetworkConfig
 from riskmtl.training.config import TrainingConfig
-from riskmtl.training.fit import ResumeError, Trained, train
+from riskmtl.training.fit import ResumeError, Trained, base_outputs, train
 from riskmtl.training.rows import TaskPlan, TrainingRows
 
 SHAPE = NetworkConfig(
@@ -226,6 +226,16 @@ def test_lightnings_own_tools_work(tmp_path: Path) -> None:
     logged = (Path(logger.log_dir) / "metrics.csv").read_text()
     assert "fraud/val_roc_auc" in logged
     assert trained.history
+
+
+def test_heads_start_at_the_rate_that_weights_say() -> None:
+    y = np.array([[1, 0], [0, np.nan], [0, 1]], np.float32)
+    weights = np.array([3, 2, 1], np.float32)
+    plan = TaskPlan(("a", "b"), (False, False), (1.0, 1.0), (1.0, 2.0))
+    found = base_outputs(TrainingRows(y, y, weights), plan)
+    assert found.tolist() == pytest.approx([np.log(3 / 3), np.log(2 * 1 / 3)])
+    by_task = np.stack([weights, np.zeros(3, np.float32)], 1)
+    assert base_outputs(TrainingRows(y, y, by_task), plan).tolist() == [0, 0]  # nothing is seen
 
 
 def test_sample_weights_decide_what_is_learned() -> None:

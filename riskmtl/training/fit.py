@@ -18,7 +18,6 @@ from typing import Any, Literal
 import numpy as np
 import pytorch_lightning as pl
 import torch
-from numpy.typing import NDArray
 from pytorch_lightning.callbacks import EarlyStopping, ModelCheckpoint
 
 from riskmtl.device import resolve_device
@@ -29,13 +28,14 @@ from riskmtl.training.callbacks import BestWeights, FitProgress, KeptHistory
 from riskmtl.training.config import TrainingConfig
 from riskmtl.training.diagnosis import draw_probe
 from riskmtl.training.freezing import Frozen, FrozenSlices
+from riskmtl.training.loss import observed_labels
 from riskmtl.training.module import MultiTaskModule
 from riskmtl.training.penalties import Penalties, penalty_factors
 from riskmtl.training.processes import SameRun, require_whole_networks
 from riskmtl.training.rows import TaskPlan, TrainingRows
 from riskmtl.training.sampling import make_sampling
 from riskmtl.training.selection import as_learned, require_together
-from riskmtl.training.targets import smoothed
+from riskmtl.training.targets import base_rates, smoothed
 
 _VALIDATION_BATCH = 2048
 
@@ -228,7 +228,7 @@ def _beginning(
     torch.manual_seed(config.seed)
     network = Network(cardinalities, len(plan.names), shape, regression=plan.regression)
     network.embedding.fit(rows.x)
-    network.towers.start_at(base_outputs(rows.y, plan))
+    network.towers.start_at(base_outputs(rows, plan))
     return network
 
 
@@ -270,28 +270,27 @@ def _trainer(
     return pl.Trainer(callbacks=callbacks, **options)
 
 
-def base_outputs(y: NDArray[np.float32], plan: TaskPlan) -> torch.Tensor:
+def base_outputs(rows: TrainingRows, plan: TaskPlan) -> torch.Tensor:
     """
-    What each head says before it knows anything: its (reweighted) base rate as log-odds.
+    What each head says before it knows anything: its base rate as log-odds.
 
     Parameters
     ----------
-    y : ndarray of shape (rows, tasks)
+    rows : TrainingRows
+        The rate is that of their weights.
     plan : TaskPlan
+        With factors on events, which the log-odds hold too.
 
     Returns
     -------
     Tensor of shape (tasks,)
     """
-    outputs = []
-    for task, is_regression in enumerate(plan.regression):
-        seen = y[~np.isnan(y[:, task]), task]
-        if is_regression or not len(seen):
-            outputs.append(0.0)
-            continue
-        rate = float(np.clip(seen.mean(dtype=np.float64), 1e-6, 1 - 1e-6))
-        outputs.append(float(np.log(rate / (1 - rate) * plan.event_factors[task])))
-    return torch.tensor(outputs)
+    weights = None if rows.weights is None else torch.from_numpy(rows.weights)
+    is_seen = observed_labels(torch.from_numpy(rows.y), weights).any(0).numpy()
+    rates = np.clip(base_rates(rows), 1e-6, 1 - 1e-6)
+    outputs = np.log(rates / (1 - rates) * np.array(plan.event_factors))
+    known = np.where(is_seen & ~np.array(plan.regression), outputs, 0)
+    return torch.from_numpy(known.astype(np.float32))
 
 
 def _tensors(
