@@ -26,6 +26,7 @@ from riskmtl.training.conflict import GradientWeighing, GradNorm
 from riskmtl.training.gradients import Owned
 from riskmtl.training.loss import task_losses
 from riskmtl.training.module import MultiTaskModule
+from riskmtl.training.warm_up import warmed
 
 NAN = math.nan
 SURGERY = [
@@ -464,6 +465,25 @@ def test_the_users_weights_multiply_losses_beforehand() -> None:
     assert_same_parts(step.network, found @ torch.stack(shared), own)
     expected = found * torch.tensor([1.0, 0.1, 2.0])
     assert step.balancing.latest.tolist() == pytest.approx(expected.tolist(), rel=1e-4)
+
+
+@pytest.mark.parametrize("name", [*SURGERY, "gradnorm"])
+@pytest.mark.parametrize("at", ["parameters", "representation"])
+def test_a_task_that_comes_in_slowly_does_not_slow_the_others(name: str, at: str) -> None:
+    plain, coming, (x, y) = Step(small(), name, at=at), Step(small(), name, at=at), batch()
+    warmth = torch.tensor([1.0, 1e-3, 0.5])
+    shared, own = loops.split_gradients(coming.network, (coming.losses(x, y) * warmth).unbind())
+    for _ in range(3):
+        plain.network.zero_grad()
+        plain.backward(x, y)
+        coming.network.zero_grad()
+        trace = Trace()
+        held = warmed(coming.losses(x, y, trace), warmth)
+        loss = coming.balancing(held, ~y.isnan().all(0), trace.shared, warmth)
+        coming.balancing.backward(loss, coming.network)
+    assert coming.balancing.latest.tolist() == pytest.approx(plain.balancing.latest.tolist(), 1e-3)
+    if name != "gradnorm":
+        assert_same_parts(coming.network, coming.balancing.latest @ torch.stack(shared), own)
 
 
 def test_penalties_and_the_trainers_factor_reach_the_gradient() -> None:

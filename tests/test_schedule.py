@@ -370,6 +370,18 @@ def test_a_task_that_comes_in_begins_without_a_gradient() -> None:
         assert ours == pytest.approx([theirs[0], factor * theirs[1]], rel=1e-4, abs=1e-9)
 
 
+@pytest.mark.parametrize("name", ["mgda", "nash_mtl"])
+def test_a_task_that_comes_in_weighs_as_if_it_were_here(name: str) -> None:
+    # At a rate of nothing all steps have the same gradients, and so the same weights.
+    options: dict[str, Any] = {"learning_rate": 1e-30, "epochs": 1, "dropout": 0.0}
+    options |= {"balancing": name, "batch_size": 600}
+    plain = fit(**options, trainer_options={"max_epochs": 4}).history
+    plan = replace(PLAN, warm_up=(0.0, 4.0))
+    warm = fit(plan=plan, **options, trainer_options={"max_epochs": 4}).history
+    for one, other in zip(warm[2:], plain[2:], strict=True):  # in the first step it is not there
+        assert one["task_weight"] == pytest.approx(other["task_weight"], rel=0.1)
+
+
 # ---- whole trainings -----------------------------------------------------------------------------
 
 

@@ -158,9 +158,9 @@ class MultiTaskModule(pl.LightningModule):
             self._before = RandomState.of(self.device)
         losses, present, outputs, trace = self._task_losses(batch)
         self._note(losses.detach(), present)
-        losses, present = self._warmed(losses, present, batch_idx)
+        losses, present, warmth = self._warmed(losses, present, batch_idx)
         shared = None if trace is None else trace.shared
-        return self.balancing(losses, present, shared) + self.penalties(outputs, trace)
+        return self.balancing(losses, present, shared, warmth) + self.penalties(outputs, trace)
 
     def backward(self, loss: Tensor, *args: Any, **kwargs: Any) -> None:
         """Let the balancing say how the gradients of the tasks become one."""
@@ -173,7 +173,8 @@ class MultiTaskModule(pl.LightningModule):
         self._steps = self.trainer.global_step
         with self._before.again(), torch.no_grad(), self.trainer.precision_plugin.forward_context():
             losses, present, _, _ = self._task_losses(batch)
-        self.balancing.look_back(*self._warmed(losses, present, batch_idx))
+        losses, present, _ = self._warmed(losses, present, batch_idx)
+        self.balancing.look_back(losses, present)
 
     def _task_losses(self, batch: Batch) -> tuple[Tensor, Tensor, Tensor, Trace | None]:
         """Losses, whether the batch observes each task, and the pass that they come from."""
@@ -191,14 +192,16 @@ class MultiTaskModule(pl.LightningModule):
         rows = mix.of(self.network.embedding(x))
         return self.network.answer(rows, pooled=False, trace=trace), mix
 
-    def _warmed(self, losses: Tensor, present: Tensor, step: int) -> tuple[Tensor, Tensor]:
-        """Losses with what is left of their warm-up; at its start a task is not there yet."""
+    def _warmed(
+        self, losses: Tensor, present: Tensor, step: int
+    ) -> tuple[Tensor, Tensor, Tensor | None]:
+        """Losses in their warm-up, and its factors; at its start a task is not there yet."""
         epochs = self.plan.warm_up
         if not epochs or self.current_epoch >= max(epochs):
-            return losses, present
+            return losses, present, None
         progress = self.current_epoch + step / float(self.trainer.num_training_batches)
         factors = warm_up_factors(epochs, progress).to(losses)
-        return warmed(losses, factors), present & (factors > 0)
+        return warmed(losses, factors), present & (factors > 0), factors
 
     def _note(self, losses: Tensor, present: Tensor) -> None:
         self._loss_sums = losses if self._loss_sums is None else self._loss_sums + losses

@@ -81,7 +81,13 @@ class Balancing(nn.Module):
             The same in all processes, and another for each epoch.
         """
 
-    def forward(self, losses: Tensor, present: Tensor, shared: Tensor | None = None) -> Tensor:
+    def forward(
+        self,
+        losses: Tensor,
+        present: Tensor,
+        shared: Tensor | None = None,
+        warmth: Tensor | None = None,
+    ) -> Tensor:
         """
         Turn losses into what is minimised.
 
@@ -92,6 +98,8 @@ class Balancing(nn.Module):
             Whether any row of the batch observes the task; if none does, its loss is 0.
         shared : Tensor, optional
             The last representation through which every loss reaches the shared part.
+        warmth : Tensor of shape (tasks,), optional
+            What of its gradient each loss has been left with, lest that be taken for its length.
 
         Returns
         -------
@@ -180,7 +188,13 @@ class Weighing(Balancing, ABC):
             Finite, whatever is present.
         """
 
-    def forward(self, losses: Tensor, present: Tensor, shared: Tensor | None = None) -> Tensor:
+    def forward(
+        self,
+        losses: Tensor,
+        present: Tensor,
+        shared: Tensor | None = None,
+        warmth: Tensor | None = None,
+    ) -> Tensor:
         """Turn losses into what is minimised."""
         present = self.everywhere(present)
         factors = self.factors(self.over_all(losses.detach()), present)
@@ -238,7 +252,13 @@ class Uncertainty(Weighing):
         """The precision of each task, halved for a regression."""
         return self.halves * torch.exp(-self.log_variances)
 
-    def forward(self, losses: Tensor, present: Tensor, shared: Tensor | None = None) -> Tensor:
+    def forward(
+        self,
+        losses: Tensor,
+        present: Tensor,
+        shared: Tensor | None = None,
+        warmth: Tensor | None = None,
+    ) -> Tensor:
         """Turn losses into what is minimised."""
         present = self.everywhere(present)
         factors = self.factors(losses, present)
