@@ -197,6 +197,15 @@ def test_a_checkpoint_changes_nothing(tmp_path: Path) -> None:
     assert_same_bits(fit(), fit(checkpoint_dir=tmp_path))
 
 
+def test_a_run_that_has_ended_is_not_trained_further(tmp_path: Path) -> None:
+    for name, options in {"early": {"epochs": 30, "patience": 1}, "late": {"epochs": 2}}.items():
+        options |= {"learning_rate": 0.05, "rows": rows(200), "checkpoint_dir": tmp_path / name}
+        first, again = fit(**options), fit(**options)
+        assert len(first.history) < 2 * 30
+        assert again.history == first.history
+        assert_same_bits(first, again)
+
+
 def test_another_run_cannot_go_on_from_a_checkpoint(tmp_path: Path) -> None:
     fit(epochs=1, checkpoint_dir=tmp_path)
     with pytest.raises(ResumeError, match=r"other settings or data; choose another"):

@@ -18,13 +18,13 @@ from typing import Any, Literal
 import numpy as np
 import pytorch_lightning as pl
 import torch
-from pytorch_lightning.callbacks import EarlyStopping, ModelCheckpoint
+from pytorch_lightning.callbacks import ModelCheckpoint
 
 from riskmtl.device import resolve_device
 from riskmtl.files import replacing
 from riskmtl.networks import IndependentNetworks, Network, NetworkConfig, groups_of
 from riskmtl.training.batches import TensorBatches
-from riskmtl.training.callbacks import BestWeights, FitProgress, KeptHistory
+from riskmtl.training.callbacks import BestWeights, FitProgress, KeptHistory, Patience
 from riskmtl.training.config import TrainingConfig
 from riskmtl.training.diagnosis import draw_probe
 from riskmtl.training.freezing import Frozen, FrozenSlices
@@ -238,7 +238,7 @@ def _trainer(
     device = resolve_device(config.device)
     callbacks = [
         *needed,
-        EarlyStopping("val_score", mode="max", patience=config.patience),
+        Patience(config.patience),
     ]
     if config.progress:
         callbacks.append(FitProgress(description))
