@@ -175,7 +175,14 @@ def _check_balancing(model: MultiTaskClassifier) -> None:
     options = mapping_of("balancing_options", model.balancing_options)
     compiled = model.compile and model.network != "single_task"
     multiplied = bool(model.selected_by) and model.selection == "entire_space"
-    check_balancing(model.balancing, options, compiled=compiled, multiplied=multiplied)
+    check_balancing(
+        model.balancing,
+        options,
+        compiled=compiled,
+        multiplied=multiplied,
+        # Networks of one task sum whatever is asked for: the control of any strategy.
+        alone=model.schedule != "joint" and model.network != "single_task",
+    )
     if model.balancing == "static" and not model.task_weights:
         raise ValueError(
             "balancing='static' takes the weights from task_weights: give one task or more, "

@@ -408,6 +408,14 @@ def test_every_option_can_be_said() -> None:
         assert made.latest.tolist() == [1.0, 0.5]
 
 
+@pytest.mark.parametrize("name", ["uncertainty", "random", "famo", "gradnorm"])
+def test_comparing_tasks_of_a_batch_does_nothing_where_it_has_one(name: str) -> None:
+    options = {"schedule": "round_robin", "rows": rows(100), "epochs": 4, "batch_size": 32}
+    plain, balanced = weights(fit(**options)), weights(fit(**options, balancing=name))
+    is_idle = all(torch.equal(value, balanced[key]) for key, value in plain.items())
+    assert is_idle == BALANCING[name].compares
+
+
 def test_uncertainty_knows_which_head_is_a_regression() -> None:
     plan = TaskPlan(("a", "b"), (False, True), (1.0, 1.0), (1.0, 1.0))
     made = make_balancing(replace(CONFIG, balancing="uncertainty"), plan)

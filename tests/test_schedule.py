@@ -447,6 +447,10 @@ def test_a_single_task_knows_every_schedule() -> None:
             "balanced_events needs schedule='joint', got 'by_size': .* use event_weight",
         ),
         (
+            {"balancing": "pcgrad", "schedule": "by_size"},
+            "'pcgrad' weighs .* use schedule='joint', or one of sum, static, uncertainty, dwa$",
+        ),
+        (
             {"balanced_events": {"loss": 5}, "regression_tasks": ["loss"]},
             "balanced_events: 'loss' is a regression and has no events",
         ),

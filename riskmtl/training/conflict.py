@@ -70,6 +70,7 @@ class GradientWeighing(Weighing):
     """
 
     compiles = False
+    compares = True
     weighs_own: ClassVar[bool] = False
 
     weights: Tensor

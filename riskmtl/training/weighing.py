@@ -41,6 +41,8 @@ class Balancing(nn.Module):
         Whether :meth:`look_back` wants the losses of the same batch after the step.
     compiles : bool
         Whether it goes with a compiled network.
+    compares : bool
+        Whether it does nothing but weigh tasks of one batch by each other.
     over_processes : callable, optional
         Where several processes train together: maps a tensor to its mean over them.
 
@@ -53,6 +55,7 @@ class Balancing(nn.Module):
 
     looks_back: ClassVar[bool] = False
     compiles: ClassVar[bool] = True
+    compares: ClassVar[bool] = False
 
     task_weights: Tensor
 
@@ -344,6 +347,8 @@ class RandomWeights(Weighing):
     3.0
     """
 
+    compares = True
+
     def __init__(self, task_weights: Tensor) -> None:
         super().__init__(task_weights)
         self._generator = torch.Generator()
@@ -378,6 +383,8 @@ class GeometricMean(Weighing):
     >>> balancing.latest
     tensor([2.0000, 0.5000])
     """
+
+    compares = True
 
     def factors(self, losses: Tensor, present: Tensor) -> Tensor:
         """The geometric mean over each loss."""
@@ -415,6 +422,7 @@ class FAMO(Weighing):
     """
 
     looks_back = True
+    compares = True
     logits: Tensor
 
     def __init__(
