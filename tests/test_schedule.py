@@ -412,7 +412,23 @@ def test_a_task_that_nobody_observes_disturbs_no_schedule(schedule: str) -> None
     y[:, 1] = np.nan
     trained = fit(rows=TrainingRows(seen.x, y), schedule=schedule, epochs=1)
     assert not any(torch.isnan(value).any() for value in weights(trained).values())
-    assert [row["train_loss"] for row in trained.history][1::2] == [0]
+    assert np.isnan(trained.history[1]["train_loss"])
+
+
+def test_an_epoch_without_a_step_for_a_task_has_no_loss_of_it() -> None:
+    history = fit(schedule="round_robin", batch_size=600, epochs=2).history  # a step per epoch
+    assert [np.isnan(row["train_loss"]) for row in history] == [False, True, True, False]
+
+
+def test_a_task_without_a_step_keeps_its_weight_when_a_run_goes_on(tmp_path: Path) -> None:
+    options: dict[str, Any] = {"schedule": "round_robin", "batch_size": 600, "epochs": 5}
+    options |= {"balancing": "uncertainty", "learning_rate": 0.1, "patience": 9}
+    undisturbed = fit(**options, checkpoint_dir=tmp_path / "whole")
+    with pytest.raises(Killed):
+        fit(**options, checkpoint_dir=tmp_path / "cut", callbacks=[KillAfter(4, 0)])
+    resumed = fit(**options, checkpoint_dir=tmp_path / "cut")
+    assert undisturbed.history[-1]["task_weight"] != 1  # trained in the epoch before
+    assert str(resumed.history) == str(undisturbed.history)
 
 
 def test_labels_of_weight_nothing_get_no_steps() -> None:

@@ -248,9 +248,8 @@ class MultiTaskModule(pl.LightningModule):
         sums, present = self._loss_sums, torch.stack(self._present).to(self._loss_sums)
         if self._over_processes is not None:
             sums, present = self._over_processes(sums), self._over_processes(present)
-        # Steps in which any process observed the task.
-        steps = (present > 0).sum(0).clamp(min=1)
-        means: list[float] = (sums / steps).tolist()
+        # Steps in which any process observed the task; where there was none, the mean is NaN.
+        means: list[float] = (sums / (present > 0).sum(0)).tolist()
         return means
 
     def _looks(self) -> list[dict[str, Any]]:

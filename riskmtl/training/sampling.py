@@ -187,7 +187,7 @@ def unresolved(losses: Sequence[Sequence[float]], constant: Tensor) -> Tensor:
     Parameters
     ----------
     losses : sequence of sequence of float
-        Training loss of each task, by epoch; not above 0 where an epoch had no step for it.
+        Training loss of each task, by epoch; NaN where an epoch had no step for it.
     constant : Tensor of shape (tasks,)
         Loss of an answer that is the same for every row; for a binary task without weights the
         entropy of its base rate.
@@ -199,7 +199,7 @@ def unresolved(losses: Sequence[Sequence[float]], constant: Tensor) -> Tensor:
 
     Examples
     --------
-    >>> unresolved([[0.5, 0.2], [0.3, 0.0]], torch.tensor([0.6, 0.4]))
+    >>> unresolved([[0.5, 0.2], [0.3, float("nan")]], torch.tensor([0.6, 0.4]))
     tensor([0.5000, 0.5000])
     """
     found = torch.ones(len(constant))

@@ -152,13 +152,10 @@ class Weighing(Balancing, ABC):
 
     def __init__(self, task_weights: Tensor) -> None:
         super().__init__(task_weights)
-        for name, value in (
-            ("_latest", task_weights.clone()),
-            ("_sums", torch.zeros_like(task_weights)),
-            ("_counts", torch.zeros_like(task_weights)),
-        ):
+        self.register_buffer("_latest", task_weights.clone())
+        for name in ("_sums", "_counts"):
             # A resumed run begins with a whole epoch, and so with nothing added up.
-            self.register_buffer(name, value, persistent=False)
+            self.register_buffer(name, torch.zeros_like(task_weights), persistent=False)
 
     @property
     def latest(self) -> Tensor:
