@@ -518,6 +518,15 @@ def test_gradients_of_batches_add_up() -> None:
     assert_same_parts(step.network, first + second, summed)
 
 
+def test_what_is_drawn_leaves_the_numbers_of_every_device_alone(monkeypatch: Any) -> None:
+    seeded: list[Any] = []
+    monkeypatch.setattr(torch.cuda, "manual_seed_all", seeded.append)
+    before = torch.get_rng_state()
+    weights_of("pcgrad", torch.randn(3, 5, generator=torch.Generator().manual_seed(0)))
+    assert torch.equal(torch.get_rng_state(), before)
+    assert not seeded
+
+
 def test_parameters_that_are_frozen_stay_without_gradient() -> None:
     step, (x, y) = Step(small(), "upgrad"), batch()
     owners = step.network.owners()

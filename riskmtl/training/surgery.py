@@ -63,8 +63,9 @@ class Surgery(GradientWeighing):
     def solve(self, gramian: Tensor, losses: Tensor, tasks: Sequence[int]) -> Tensor:
         """What TorchJD finds, on the scale of the sum."""
         with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
-            # What is drawn has to be the same in all processes, whose dropout differs.
-            torch.manual_seed(self._seed + self._step)
+            # What is drawn has to be the same in all processes, whose dropout differs. It is drawn
+            # on the CPU: torch.manual_seed would begin the GPU's numbers anew too, the same ones.
+            torch.default_generator.manual_seed(self._seed + self._step)
             # Solvers warn where they are not exact to the last digit.
             warnings.simplefilter("ignore")
             return self.scaled(self._of(tasks)(gramian))
