@@ -61,7 +61,8 @@ class Patience(EarlyStopping):
     """
 
     def __init__(self, epochs: int) -> None:
-        super().__init__("val_score", mode="max", patience=epochs)
+        # Not strict: that no epoch was validated is said at the end, and why.
+        super().__init__("val_score", mode="max", patience=epochs, strict=False)
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Lightning's own would train an epoch more each time that a finished run is taken up."""

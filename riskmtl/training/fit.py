@@ -208,6 +208,11 @@ def _train_one(
             module.history.clear()
             best.epoch = -1
         trainer.fit(module, batches, held_out, ckpt_path=checkpoint)
+        if not best.weights:
+            raise ValueError(
+                "trainer_options: training ended before any epoch was validated, and there is no "
+                "network to keep: allow a whole epoch and its validation"
+            )
         trained.load_state_dict(best.weights)
     seconds = time.perf_counter() - started
     history = [{**row, "kept": row["epoch"] == best.epoch} for row in module.history]
@@ -255,7 +260,7 @@ def _trainer(
     options: dict[str, Any] = {
         "accelerator": "gpu" if device.type == "cuda" else "cpu",
         "devices": 1,
-        "max_epochs": config.epochs,
+        "max_epochs": int(config.epochs),  # Lightning takes none of numpy
         "precision": resolve_precision(config.precision, device),
         "gradient_clip_val": config.clip,
         "logger": config.logger if config.logger is not None else False,
@@ -266,7 +271,8 @@ def _trainer(
         "num_sanity_val_steps": 0,
         **config.trainer_options,
     }
-    callbacks += [*config.callbacks, *options.pop("callbacks", [])]
+    given = options.pop("callbacks", None) or []
+    callbacks += [*config.callbacks, *([given] if isinstance(given, pl.Callback) else given)]
     return pl.Trainer(callbacks=callbacks, **options)
 
 
@@ -371,7 +377,8 @@ def _run(
         weights = {name: value.cpu() for name, value in start.state_dict().items()}
         held = {name: torch.as_tensor(value).cpu() for name, value in frozen.items()}
         settings["start"] = [_digest(weights), _digest(held)]
-    return json.dumps(settings, sort_keys=True)
+    # Users give numbers of numpy too.
+    return json.dumps(settings, sort_keys=True, default=lambda number: number.item())
 
 
 def _digest(tensors: Mapping[str, torch.Tensor]) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -105,11 +106,17 @@ class MultiTaskModule(pl.LightningModule):
             lr=config.learning_rate,
             fused=True,
         )
+        steps = self.trainer.estimated_stepping_batches
+        if not math.isfinite(steps):
+            raise ValueError(
+                "trainer_options: the learning rate is laid out over all epochs, which must have "
+                f"an end, got max_epochs={self.trainer.max_epochs!r}"
+            )
         schedule = torch.optim.lr_scheduler.OneCycleLR(
             optimizer,
             max_lr=config.learning_rate,
             # One more than is taken: Lightning steps the schedule after the last batch too.
-            total_steps=int(self.trainer.estimated_stepping_batches) + 1,
+            total_steps=int(steps) + 1,
             pct_start=0.15,
         )
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
@@ -128,13 +135,12 @@ class MultiTaskModule(pl.LightningModule):
         gradient_clip_val: float | None = None,
         gradient_clip_algorithm: str | None = None,
     ) -> None:
-        """Clip the norm ourselves: Lightning refuses a fused optimiser under mixed precision."""
-        if gradient_clip_val is None or gradient_clip_algorithm not in (None, "norm"):
-            super().configure_gradient_clipping(
-                optimizer, gradient_clip_val, gradient_clip_algorithm
-            )
-        else:
-            nn.utils.clip_grad_norm_(self.network.parameters(), gradient_clip_val)
+        """Clip ourselves: Lightning refuses a fused optimiser under mixed precision."""
+        if gradient_clip_val is None:
+            return
+        is_by_value = gradient_clip_algorithm == "value"
+        clip = nn.utils.clip_grad_value_ if is_by_value else nn.utils.clip_grad_norm_
+        clip(self.network.parameters(), gradient_clip_val)
 
     def on_train_start(self) -> None:
         """Find out whether others train along."""
