@@ -86,6 +86,18 @@ def test_gradients_at_a_right_angle(name: str, expected: list[float]) -> None:
     assert weights_of(name, RIGHT).tolist() == pytest.approx(expected, abs=2e-3)
 
 
+def test_equal_projections_never_raise_all_losses() -> None:
+    # Between the other two and short: C w = 1 is solved by (4.3, 4.3, -4.8) for the cosines C, and
+    # over the lengths that makes (4.3, 4.3, -48), which adds up to less than nothing.
+    third = [0.068, 0.068, 0.1 * math.sqrt(1 - 2 * 0.68**2)]
+    gradients = torch.tensor([[1.0, 0.0, 0.0], [0.0, 1.0, 0.0], third])
+    found = weights_of("imtl_g", gradients)
+    lengths = gradients.norm(dim=1)
+    projections = gradients @ (found @ gradients) / lengths
+    assert projections.tolist() == pytest.approx([projections[0].item()] * 3, rel=1e-3)
+    assert projections[0] > 0
+
+
 def test_pcgrad_of_opposite_gradients_is_nothing() -> None:
     gradients = torch.tensor([[3.0], [-1.0]])
     # Each loses all of itself: 3 - 3 and -1 + 1.

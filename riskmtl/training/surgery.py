@@ -299,7 +299,8 @@ class IMTLG(Surgery):
     """
     The direction whose projections on all gradients are equally long (Liu et al. 2021, IMTL-G).
 
-    Its weights can be negative.
+    Its weights can be negative. Where those that add up to 1 project to less than nothing, so that
+    a step would raise every loss, it is the opposite direction.
 
     Parameters
     ----------
@@ -309,3 +310,8 @@ class IMTLG(Surgery):
     """
 
     weighting = "IMTLGWeighting"
+
+    def solve(self, gramian: Tensor, losses: Tensor, tasks: Sequence[int]) -> Tensor:
+        """What TorchJD finds, so that losses fall."""
+        found = super().solve(gramian, losses, tasks)
+        return found if (gramian @ found).sum() >= 0 else -found
