@@ -270,6 +270,11 @@ def test_a_training_without_an_end_is_named() -> None:
         fit(rows=rows(100), trainer_options=options)
 
 
+def test_a_training_that_diverges_is_named() -> None:
+    with pytest.raises(ValueError, match=r"diverged in epoch 0: .*'default', 'fraud' .* lower lea"):
+        fit(rows=rows(100), learning_rate=1e30)
+
+
 def test_gradients_can_be_clipped_by_value() -> None:
     class Largest(pl.Callback):
         found = 0.0

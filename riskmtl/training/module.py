@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytorch_lightning as pl
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from riskmtl.metrics import METRICS
@@ -229,6 +230,7 @@ class MultiTaskModule(pl.LightningModule):
         self._outputs.clear()
         self._labels.clear()
         self._weights.clear()
+        self._require_numbers(outputs)
         shift = np.log(self.plan.event_factors)
         probabilities = 1 / (1 + np.exp(np.clip(shift - outputs, -500, 500)))
         train_losses, looks = self._train_losses(), self._looks()
@@ -247,6 +249,15 @@ class MultiTaskModule(pl.LightningModule):
                     row[f"val_{name}"] = METRICS[name](y, probabilities[:, position], weights)
             self.history.append({**row, **looks[position]})
         self._log_epoch()
+
+    def _require_numbers(self, outputs: NDArray[np.float64]) -> None:
+        lost = [self.plan.names[task] for task in np.unique(np.isnan(outputs).nonzero()[1])]
+        if lost:
+            raise ValueError(
+                f"training diverged in epoch {self.current_epoch}: the answers for "
+                f"{', '.join(map(repr, lost))} are no numbers any more; lower learning_rate, or "
+                "what else is very large of decays, penalties, task_weights and event_weight"
+            )
 
     def _train_losses(self) -> list[float]:
         if self._loss_sums is None:
