@@ -549,6 +549,24 @@ def test_parameters_that_are_frozen_stay_without_gradient() -> None:
         assert (parameter.grad is not None) == (name in owners)
 
 
+@pytest.mark.parametrize("weight", [0.0, 1e-9, -1e-9])
+def test_what_is_owned_stays_plain_whatever_the_weight(weight: float) -> None:
+    towers = torch.nn.Parameter(torch.tensor([[1.0, 2.0], [3.0, 4.0]]))  # one each
+    owned = Owned(["towers"], [towers], [torch.tensor([0, 1])])
+    losses = towers.square().sum(1)
+    weights = torch.tensor([weight, 1.0])
+    (found,) = owned.weighted(losses, weights, torch.tensor(1.0), own=False)
+    torch.testing.assert_close(found, 2 * towers.detach())
+
+
+def test_gradnorm_keeps_weights_positive_at_any_rate() -> None:
+    balancing = GradNorm(torch.ones(2), learning_rate=5.0)
+    for _ in range(3):
+        balancing.refresh(torch.tensor([[4.0, 0.0], [0.0, 1.0]]), torch.ones(2), [0, 1])
+        assert balancing.weights.min() > 0
+        assert balancing.weights.sum().item() == pytest.approx(2)
+
+
 def test_gradients_that_are_one_tensor_are_clipped_once() -> None:
     one, other = (torch.nn.Parameter(torch.ones(4)) for _ in range(2))
     owned = Owned(["one", "other"], [one, other], [None, None])

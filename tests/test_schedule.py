@@ -21,7 +21,7 @@ from torch import Tensor
 from riskmtl import MultiTaskClassifier
 from riskmtl.training.batches import TensorBatches
 from riskmtl.training.loss import task_losses
-from riskmtl.training.rows import TrainingRows
+from riskmtl.training.rows import TaskPlan, TrainingRows
 from riskmtl.training.sampling import (
     BySize,
     MoreEvents,
@@ -130,6 +130,14 @@ def test_by_uncertainty_begins_alike_and_then_follows_the_losses() -> None:
     # Of the first a quarter is left, of the second three quarters.
     history += [{"train_loss": 0.25 * entropy[0]}, {"train_loss": 0.75 * entropy[1]}]
     assert torch.bincount(sampling.sequence(generator(), epoch=1, steps=40)).tolist() == [10, 30]
+
+
+def test_the_loss_of_the_best_constant_answer_knows_the_factor_on_events() -> None:
+    # One event of four that counts three times: even odds, on a weight of 3 / 4 for either.
+    y = np.array([[1], [0], [0], [0]], np.float32)
+    plan = TaskPlan(("fraud",), (False,), (1.0,), (3.0,))
+    found = constant_losses(TrainingRows(y, y), plan)
+    assert found.tolist() == pytest.approx([1.5 * np.log(2)])
 
 
 def test_a_task_without_a_step_keeps_what_was_known_of_it() -> None:
