@@ -80,7 +80,7 @@ def with_task(
     bias = network.towers.out.bias
     assert bias is not None
     with torch.no_grad():
-        bias[network.towers.owners() == len(heads)] = base_outputs(data.rows.y, alone)
+        bias[network.towers.owners() == len(heads)] = base_outputs(data.rows, alone)
     if shared == "distilled":
         rows = _labelled_by(scorer, heads, data.rows)
         validation = _drawn(_labelled_by(scorer, heads, data.validation), scorer, data.seed)

@@ -139,7 +139,8 @@ class MultiTaskClassifier(AddingMixin, AdaptingMixin, LabellingMixin):
         Factor on each penalty; see :mod:`riskmtl.training.penalties`.
     schedule : {"joint", "round_robin", "by_size", "by_uncertainty"}
         ``"joint"``: every step trains all tasks; otherwise each trains one, on rows that observe
-        it: in turn, as often as it has rows, or as often as it is still uncertain.
+        it: in turn, as often as it has rows, or as often as it is still uncertain. Not with a
+        balancing that weighs the tasks of one step by each other.
     warm_up : mapping of str to float, optional
         Epochs over which a task's loss comes in, step by step from 0 to its weight.
     freeze_shared_after : int, optional

@@ -102,7 +102,7 @@ def check_parameters(model: MultiTaskClassifier) -> None:
     for name in ("weight_decay", "embedding_decay", "credible_rows", "few_events"):
         value = getattr(model, name)
         is_automatic = name == "embedding_decay" and value == "auto"
-        if not is_automatic and (not is_number(value) or value < 0):
+        if not is_automatic and (not is_number(value) or not value >= 0):
             raise ValueError(f"{name} must not be negative, got {value!r}")
     if isinstance(model.event_weight, str) and model.event_weight != "balanced":
         raise ValueError(unknown_name("event_weight", model.event_weight, ["balanced"]))
@@ -175,7 +175,14 @@ def _check_balancing(model: MultiTaskClassifier) -> None:
     options = mapping_of("balancing_options", model.balancing_options)
     compiled = model.compile and model.network != "single_task"
     multiplied = bool(model.selected_by) and model.selection == "entire_space"
-    check_balancing(model.balancing, options, compiled=compiled, multiplied=multiplied)
+    check_balancing(
+        model.balancing,
+        options,
+        compiled=compiled,
+        multiplied=multiplied,
+        # Networks of one task sum whatever is asked for: the control of any strategy.
+        alone=model.schedule != "joint" and model.network != "single_task",
+    )
     if model.balancing == "static" and not model.task_weights:
         raise ValueError(
             "balancing='static' takes the weights from task_weights: give one task or more, "
@@ -227,4 +234,6 @@ def per_task(
         if task not in tasks:
             raise ValueError(f"{name}: {unknown_name('task', task, tasks)}")
         require_positive(f"{name} of {task!r}", value)
+        if math.isinf(value):
+            raise ValueError(f"{name} of {task!r} must be finite, got {value!r}")
     return [float(values.get(t, value)) for t, value in zip(tasks, automatic, strict=True)]

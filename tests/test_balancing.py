@@ -346,6 +346,21 @@ def test_a_head_that_is_never_observed_harms_nobody(name: str) -> None:
     assert all(parameter.isfinite().all() for parameter in trained.network.parameters())
 
 
+@pytest.mark.parametrize("name", ["dwa", "geometric_mean", "famo", "gradnorm"])
+def test_labels_of_weight_nothing_are_none(name: str) -> None:
+    # Few rows observe the second task, and in many batches none of weight.
+    seen = rows(200)
+    counts = np.ones((200, 2), np.float32)
+    counts[np.random.default_rng(0).random(200) > 0.05, 1] = 0
+    weightless = TrainingRows(seen.x, seen.y, counts)
+    unknown = TrainingRows(seen.x, np.where(counts > 0, seen.y, np.float32(np.nan)), counts)
+    options = {"balancing": name, "epochs": 3, "batch_size": 16}
+    one, other = fit(rows=weightless, **options), fit(rows=unknown, **options)
+    assert_same_bits(one, other)
+    for key in ("task_weight", "train_loss"):
+        assert [row[key] for row in one.history] == [row[key] for row in other.history]
+
+
 def test_bfloat16_and_members_train() -> None:
     for name in ("uncertainty", "famo"):
         trained = fit(balancing=name, precision="bf16", members=2, epochs=2)
@@ -391,6 +406,14 @@ def test_every_option_can_be_said() -> None:
         )
         assert type(made) is BALANCING[name]
         assert made.latest.tolist() == [1.0, 0.5]
+
+
+@pytest.mark.parametrize("name", ["uncertainty", "random", "famo", "gradnorm"])
+def test_comparing_tasks_of_a_batch_does_nothing_where_it_has_one(name: str) -> None:
+    options = {"schedule": "round_robin", "rows": rows(100), "epochs": 4, "batch_size": 32}
+    plain, balanced = weights(fit(**options)), weights(fit(**options, balancing=name))
+    is_idle = all(torch.equal(value, balanced[key]) for key, value in plain.items())
+    assert is_idle == BALANCING[name].compares
 
 
 def test_uncertainty_knows_which_head_is_a_regression() -> None:

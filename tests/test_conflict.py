@@ -26,6 +26,7 @@ from riskmtl.training.conflict import GradientWeighing, GradNorm
 from riskmtl.training.gradients import Owned
 from riskmtl.training.loss import task_losses
 from riskmtl.training.module import MultiTaskModule
+from riskmtl.training.warm_up import warmed
 
 NAN = math.nan
 SURGERY = [
@@ -83,6 +84,18 @@ RIGHT = torch.tensor([[2.0, 0.0], [0.0, 1.0]])  # at a right angle, one twice as
 )
 def test_gradients_at_a_right_angle(name: str, expected: list[float]) -> None:
     assert weights_of(name, RIGHT).tolist() == pytest.approx(expected, abs=2e-3)
+
+
+def test_equal_projections_never_raise_all_losses() -> None:
+    # Between the other two and short: C w = 1 is solved by (4.3, 4.3, -4.8) for the cosines C, and
+    # over the lengths that makes (4.3, 4.3, -48), which adds up to less than nothing.
+    third = [0.068, 0.068, 0.1 * math.sqrt(1 - 2 * 0.68**2)]
+    gradients = torch.tensor([[1.0, 0.0, 0.0], [0.0, 1.0, 0.0], third])
+    found = weights_of("imtl_g", gradients)
+    lengths = gradients.norm(dim=1)
+    projections = gradients @ (found @ gradients) / lengths
+    assert projections.tolist() == pytest.approx([projections[0].item()] * 3, rel=1e-3)
+    assert projections[0] > 0
 
 
 def test_pcgrad_of_opposite_gradients_is_nothing() -> None:
@@ -466,6 +479,25 @@ def test_the_users_weights_multiply_losses_beforehand() -> None:
     assert step.balancing.latest.tolist() == pytest.approx(expected.tolist(), rel=1e-4)
 
 
+@pytest.mark.parametrize("name", [*SURGERY, "gradnorm"])
+@pytest.mark.parametrize("at", ["parameters", "representation"])
+def test_a_task_that_comes_in_slowly_does_not_slow_the_others(name: str, at: str) -> None:
+    plain, coming, (x, y) = Step(small(), name, at=at), Step(small(), name, at=at), batch()
+    warmth = torch.tensor([1.0, 1e-3, 0.5])
+    shared, own = loops.split_gradients(coming.network, (coming.losses(x, y) * warmth).unbind())
+    for _ in range(3):
+        plain.network.zero_grad()
+        plain.backward(x, y)
+        coming.network.zero_grad()
+        trace = Trace()
+        held = warmed(coming.losses(x, y, trace), warmth)
+        loss = coming.balancing(held, ~y.isnan().all(0), trace.shared, warmth)
+        coming.balancing.backward(loss, coming.network)
+    assert coming.balancing.latest.tolist() == pytest.approx(plain.balancing.latest.tolist(), 1e-3)
+    if name != "gradnorm":
+        assert_same_parts(coming.network, coming.balancing.latest @ torch.stack(shared), own)
+
+
 def test_penalties_and_the_trainers_factor_reach_the_gradient() -> None:
     plain, other, (x, y) = Step(small(), "mgda"), Step(small(), "mgda"), batch()
     plain.backward(x, y)
@@ -498,6 +530,15 @@ def test_gradients_of_batches_add_up() -> None:
     assert_same_parts(step.network, first + second, summed)
 
 
+def test_what_is_drawn_leaves_the_numbers_of_every_device_alone(monkeypatch: Any) -> None:
+    seeded: list[Any] = []
+    monkeypatch.setattr(torch.cuda, "manual_seed_all", seeded.append)
+    before = torch.get_rng_state()
+    weights_of("pcgrad", torch.randn(3, 5, generator=torch.Generator().manual_seed(0)))
+    assert torch.equal(torch.get_rng_state(), before)
+    assert not seeded
+
+
 def test_parameters_that_are_frozen_stay_without_gradient() -> None:
     step, (x, y) = Step(small(), "upgrad"), batch()
     owners = step.network.owners()
@@ -506,6 +547,24 @@ def test_parameters_that_are_frozen_stay_without_gradient() -> None:
     step.backward(x, y)
     for name, parameter in step.network.named_parameters():
         assert (parameter.grad is not None) == (name in owners)
+
+
+@pytest.mark.parametrize("weight", [0.0, 1e-9, -1e-9])
+def test_what_is_owned_stays_plain_whatever_the_weight(weight: float) -> None:
+    towers = torch.nn.Parameter(torch.tensor([[1.0, 2.0], [3.0, 4.0]]))  # one each
+    owned = Owned(["towers"], [towers], [torch.tensor([0, 1])])
+    losses = towers.square().sum(1)
+    weights = torch.tensor([weight, 1.0])
+    (found,) = owned.weighted(losses, weights, torch.tensor(1.0), own=False)
+    torch.testing.assert_close(found, 2 * towers.detach())
+
+
+def test_gradnorm_keeps_weights_positive_at_any_rate() -> None:
+    balancing = GradNorm(torch.ones(2), learning_rate=5.0)
+    for _ in range(3):
+        balancing.refresh(torch.tensor([[4.0, 0.0], [0.0, 1.0]]), torch.ones(2), [0, 1])
+        assert balancing.weights.min() > 0
+        assert balancing.weights.sum().item() == pytest.approx(2)
 
 
 def test_gradients_that_are_one_tensor_are_clipped_once() -> None:

@@ -92,6 +92,16 @@ def test_partners_are_a_permutation_and_shares_those_of_a_beta_distribution() ->
     assert draw_mix(0, 0.5, torch.device("cpu")).partner.shape == (0,)
 
 
+def test_hardly_any_mixing_is_hardly_any() -> None:
+    torch.manual_seed(0)
+    # The smaller the concentration, the nearer is every share to 0 or 1, down to the smallest.
+    for concentration in (1e-3, 1e-8, 1e-300):
+        shares = [draw_mix(2, concentration, torch.device("cpu")).share for _ in range(50)]
+        assert all(min(share, 1 - share) < 0.3 for share in shares)
+        assert 0.2 < np.mean(shares) < 0.8
+    assert draw_mix(2, 1e300, torch.device("cpu")).share == pytest.approx(0.5)
+
+
 @settings(max_examples=40, deadline=None)
 @given(st.integers(1, 8), st.integers(1, 3), st.floats(0, 1), seeds)
 def test_the_loss_of_mixed_rows_is_that_of_both_labels(

@@ -123,6 +123,16 @@ def test_labels_of_a_chain() -> None:
     np.testing.assert_array_equal(found[:, 0], [0, 0, 1, 0, NAN])
 
 
+def test_weights_of_a_chain() -> None:
+    # Of four that the first selects, the next is known of three; of two that this one selects, the
+    # last is known of one.
+    first = [0, 1, 1, 1, 1]
+    second, last = [NAN, 0, 1, 1, NAN], [NAN, NAN, 1, NAN, NAN]
+    y = np.array([last, second, first], dtype=np.float32).T
+    found = entire_space_weights(y, (1, 2, None)).T
+    assert found.tolist() == [[0.75 * 0.5, 0.5, 1, 1, 1], [0.75, 1, 1, 1, 1], [1] * 5]
+
+
 @settings(max_examples=50, deadline=None)
 @given(st.integers(1, 5), st.integers(1, 5), st.integers(0, 4), st.integers(0, 20))
 def test_outcomes_not_known_yet_do_not_lower_the_rate(

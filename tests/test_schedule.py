@@ -21,7 +21,7 @@ from torch import Tensor
 from riskmtl import MultiTaskClassifier
 from riskmtl.training.batches import TensorBatches
 from riskmtl.training.loss import task_losses
-from riskmtl.training.rows import TrainingRows
+from riskmtl.training.rows import TaskPlan, TrainingRows
 from riskmtl.training.sampling import (
     BySize,
     MoreEvents,
@@ -130,6 +130,14 @@ def test_by_uncertainty_begins_alike_and_then_follows_the_losses() -> None:
     # Of the first a quarter is left, of the second three quarters.
     history += [{"train_loss": 0.25 * entropy[0]}, {"train_loss": 0.75 * entropy[1]}]
     assert torch.bincount(sampling.sequence(generator(), epoch=1, steps=40)).tolist() == [10, 30]
+
+
+def test_the_loss_of_the_best_constant_answer_knows_the_factor_on_events() -> None:
+    # One event of four that counts three times: even odds, on a weight of 3 / 4 for either.
+    y = np.array([[1], [0], [0], [0]], np.float32)
+    plan = TaskPlan(("fraud",), (False,), (1.0,), (3.0,))
+    found = constant_losses(TrainingRows(y, y), plan)
+    assert found.tolist() == pytest.approx([1.5 * np.log(2)])
 
 
 def test_a_task_without_a_step_keeps_what_was_known_of_it() -> None:
@@ -370,6 +378,18 @@ def test_a_task_that_comes_in_begins_without_a_gradient() -> None:
         assert ours == pytest.approx([theirs[0], factor * theirs[1]], rel=1e-4, abs=1e-9)
 
 
+@pytest.mark.parametrize("name", ["mgda", "nash_mtl"])
+def test_a_task_that_comes_in_weighs_as_if_it_were_here(name: str) -> None:
+    # At a rate of nothing all steps have the same gradients, and so the same weights.
+    options: dict[str, Any] = {"learning_rate": 1e-30, "epochs": 1, "dropout": 0.0}
+    options |= {"balancing": name, "batch_size": 600}
+    plain = fit(**options, trainer_options={"max_epochs": 4}).history
+    plan = replace(PLAN, warm_up=(0.0, 4.0))
+    warm = fit(plan=plan, **options, trainer_options={"max_epochs": 4}).history
+    for one, other in zip(warm[2:], plain[2:], strict=True):  # in the first step it is not there
+        assert one["task_weight"] == pytest.approx(other["task_weight"], rel=0.1)
+
+
 # ---- whole trainings -----------------------------------------------------------------------------
 
 
@@ -400,7 +420,33 @@ def test_a_task_that_nobody_observes_disturbs_no_schedule(schedule: str) -> None
     y[:, 1] = np.nan
     trained = fit(rows=TrainingRows(seen.x, y), schedule=schedule, epochs=1)
     assert not any(torch.isnan(value).any() for value in weights(trained).values())
-    assert [row["train_loss"] for row in trained.history][1::2] == [0]
+    assert np.isnan(trained.history[1]["train_loss"])
+
+
+def test_an_epoch_without_a_step_for_a_task_has_no_loss_of_it() -> None:
+    history = fit(schedule="round_robin", batch_size=600, epochs=2).history  # a step per epoch
+    assert [np.isnan(row["train_loss"]) for row in history] == [False, True, True, False]
+
+
+def test_a_task_without_a_step_keeps_its_weight_when_a_run_goes_on(tmp_path: Path) -> None:
+    options: dict[str, Any] = {"schedule": "round_robin", "batch_size": 600, "epochs": 5}
+    options |= {"balancing": "uncertainty", "learning_rate": 0.1, "patience": 9}
+    undisturbed = fit(**options, checkpoint_dir=tmp_path / "whole")
+    with pytest.raises(Killed):
+        fit(**options, checkpoint_dir=tmp_path / "cut", callbacks=[KillAfter(4, 0)])
+    resumed = fit(**options, checkpoint_dir=tmp_path / "cut")
+    assert undisturbed.history[-1]["task_weight"] != 1  # trained in the epoch before
+    assert str(resumed.history) == str(undisturbed.history)
+
+
+def test_labels_of_weight_nothing_get_no_steps() -> None:
+    seen = rows(200)
+    counts = np.ones((200, 2), np.float32)
+    counts[20:, 1] = 0
+    weightless = TrainingRows(seen.x, seen.y, counts)
+    unknown = TrainingRows(seen.x, np.where(counts > 0, seen.y, np.float32(np.nan)), counts)
+    options = {"schedule": "by_size", "epochs": 2, "batch_size": 16}
+    assert_same_bits(fit(rows=weightless, **options), fit(rows=unknown, **options))
 
 
 def test_a_single_task_knows_every_schedule() -> None:
@@ -417,12 +463,18 @@ def test_a_single_task_knows_every_schedule() -> None:
         ({"schedule": "robin"}, "unknown schedule 'robin': did you mean 'round_robin'"),
         ({"warm_up": {"frod": 2}}, "warm_up: unknown task 'frod': did you mean 'fraud'"),
         ({"warm_up": {"fraud": -1}}, "warm_up of 'fraud' must be a positive number, got -1"),
+        ({"warm_up": {"fraud": np.inf}}, "warm_up of 'fraud' must be finite, got inf"),
+        ({"weight_decay": np.nan}, "weight_decay must not be negative, got nan"),
         ({"warm_up": 3}, "warm_up must be a mapping of names to values, got 3"),
         ({"freeze_shared_after": 0}, "freeze_shared_after must be a whole number of at least 1"),
         ({"balanced_events": {"fraud": 0}}, "balanced_events of 'fraud' must be a positive"),
         (
             {"balanced_events": {"fraud": 5}, "schedule": "by_size"},
             "balanced_events needs schedule='joint', got 'by_size': .* use event_weight",
+        ),
+        (
+            {"balancing": "pcgrad", "schedule": "by_size"},
+            "'pcgrad' weighs .* use schedule='joint', or one of sum, static, uncertainty, dwa$",
         ),
         (
             {"balanced_events": {"loss": 5}, "regression_tasks": ["loss"]},

@@ -17,7 +17,7 @@ from pytorch_lightning.loggers import CSVLogger
 from riskmtl.metrics import log_loss_skill, roc_auc
 from riskmtl.networks import IndependentNetworks, NetworkConfig
 from riskmtl.training.config import TrainingConfig
-from riskmtl.training.fit import ResumeError, Trained, train
+from riskmtl.training.fit import ResumeError, Trained, base_outputs, train
 from riskmtl.training.rows import TaskPlan, TrainingRows
 
 SHAPE = NetworkConfig(
@@ -197,6 +197,22 @@ def test_a_checkpoint_changes_nothing(tmp_path: Path) -> None:
     assert_same_bits(fit(), fit(checkpoint_dir=tmp_path))
 
 
+def test_numbers_can_be_of_numpy(tmp_path: Path) -> None:
+    options = {"epochs": np.int64(1), "label_smoothing": np.float32(0.1), "rows": rows(100)}
+    options |= {"balancing": "gradnorm", "balancing_options": {"every": np.int64(2)}}
+    first, again = (fit(**options, checkpoint_dir=tmp_path) for _ in range(2))
+    assert_same_bits(first, again)
+
+
+def test_a_run_that_has_ended_is_not_trained_further(tmp_path: Path) -> None:
+    for name, options in {"early": {"epochs": 30, "patience": 1}, "late": {"epochs": 2}}.items():
+        options |= {"learning_rate": 0.05, "rows": rows(200), "checkpoint_dir": tmp_path / name}
+        first, again = fit(**options), fit(**options)
+        assert len(first.history) < 2 * 30
+        assert again.history == first.history
+        assert_same_bits(first, again)
+
+
 def test_another_run_cannot_go_on_from_a_checkpoint(tmp_path: Path) -> None:
     fit(epochs=1, checkpoint_dir=tmp_path)
     with pytest.raises(ResumeError, match=r"other settings or data; choose another"):
@@ -226,6 +242,62 @@ def test_lightnings_own_tools_work(tmp_path: Path) -> None:
     logged = (Path(logger.log_dir) / "metrics.csv").read_text()
     assert "fraud/val_roc_auc" in logged
     assert trained.history
+
+
+def test_one_callback_or_none_among_the_trainers_options() -> None:
+    for callbacks in (None, KillAfter(9, 0)):
+        assert fit(epochs=1, rows=rows(100), trainer_options={"callbacks": callbacks}).history
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"limit_val_batches": 0},
+        {"max_steps": 1},
+        {"max_epochs": 0},
+        {"check_val_every_n_epoch": 3},
+    ],
+    ids=str,
+)
+def test_a_training_without_a_validation_is_named(options: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match="before any epoch was validated"):
+        fit(epochs=2, rows=rows(200), trainer_options=options)
+
+
+def test_a_training_without_an_end_is_named() -> None:
+    options = {"max_epochs": -1, "max_time": "00:00:00:01"}
+    with pytest.raises(ValueError, match=r"must have an end, got max_epochs=-1$"):
+        fit(rows=rows(100), trainer_options=options)
+
+
+def test_a_training_that_diverges_is_named() -> None:
+    with pytest.raises(ValueError, match=r"diverged in epoch 0: .*'default', 'fraud' .* lower lea"):
+        fit(rows=rows(100), learning_rate=1e30)
+
+
+def test_gradients_can_be_clipped_by_value() -> None:
+    class Largest(pl.Callback):
+        found = 0.0
+
+        def on_before_zero_grad(self, trainer: Any, pl_module: Any, optimizer: Any) -> None:
+            gradients = [p.grad for p in pl_module.network.parameters() if p.grad is not None]
+            self.found = max([self.found, *(float(g.abs().max()) for g in gradients)])
+
+    for precision in ("32", "bf16"):
+        largest = Largest()
+        options = {"gradient_clip_algorithm": "value", "gradient_clip_val": 1e-3}
+        fit(epochs=1, precision=precision, callbacks=[largest], trainer_options=options)
+        assert largest.found == pytest.approx(1e-3)
+
+
+def test_heads_start_at_the_rate_that_weights_say() -> None:
+    y = np.array([[1, 0], [0, np.nan], [0, 1]], np.float32)
+    weights = np.array([3, 2, 1], np.float32)
+    plan = TaskPlan(("a", "b"), (False, False), (1.0, 1.0), (1.0, 2.0))
+    found = base_outputs(TrainingRows(y, y, weights), plan)
+    assert found.tolist() == pytest.approx([np.log(3 / 3), np.log(2 * 1 / 3)])
+    by_task = np.stack([weights, np.zeros(3, np.float32)], 1)
+    assert base_outputs(TrainingRows(y, y, by_task), plan).tolist() == [0, 0]  # nothing is seen
 
 
 def test_sample_weights_decide_what_is_learned() -> None:

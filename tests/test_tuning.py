@@ -298,7 +298,12 @@ def test_balancing_is_searched_where_there_is_something_to_balance(
     searched = space.space_of(names, 0.01, {})["balancing"].choices
     assert searched[0] == "sum"
     assert set(searched) < set(BALANCING)
-    for fixed in ({"balancing": "sum"}, {"balancing_options": {}}, {"network": "single_task"}):
+    for fixed in (
+        {"balancing": "sum"},
+        {"balancing_options": {}},
+        {"network": "single_task"},
+        {"schedule": "by_size"},
+    ):
         assert "balancing" not in space.space_of(names, 0.01, fixed)
     assert "balancing" not in space.space_of(names[:1], 0.01, {})
     search = space.lay_out(three[0], None, three[1], {"random_state": 0})

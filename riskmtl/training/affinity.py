@@ -23,6 +23,7 @@ from riskmtl.networks import Network, NetworkConfig
 from riskmtl.training.config import TrainingConfig
 from riskmtl.training.fit import Trained, train
 from riskmtl.training.gradients import Owned, task_gradients
+from riskmtl.training.loss import observed_labels
 from riskmtl.training.module import MultiTaskModule
 from riskmtl.training.rows import TaskPlan, TrainingRows
 
@@ -126,7 +127,7 @@ def lookahead(
     -----
     Losses are those of training but without dropout, which would blur so small a difference.
     """
-    present = ~torch.isnan(y).all(0)
+    present = observed_labels(y, weights).any(0)
     tasks = y.shape[1]
     found = torch.full((tasks, tasks), torch.nan, dtype=torch.float64, device=y.device)
 

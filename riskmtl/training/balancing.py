@@ -59,6 +59,7 @@ def check_balancing(
     *,
     compiled: bool = False,
     multiplied: bool = False,
+    alone: bool = False,
 ) -> None:
     """
     Refuse a balancing that is not known, and options that it does not take.
@@ -72,12 +73,14 @@ def check_balancing(
         Whether the network is to be compiled.
     multiplied : bool
         Whether probabilities of tasks are multiplied: a loss then reaches what another task owns.
+    alone : bool
+        Whether each step trains one task.
 
     Raises
     ------
     ValueError
         If there is no such balancing, no such option, an option has no possible value, or the
-        balancing does not go with a compiled network, or not with multiplied probabilities.
+        balancing does not go with a compiled network, multiplied probabilities, or single tasks.
     ImportError
         If the balancing needs a package that is not installed.
 
@@ -107,6 +110,12 @@ def check_balancing(
         )
     if compiled:
         _require_compiling(name)
+    if alone and made.compares:
+        fit = [known for known, other in BALANCING.items() if not other.compares]
+        raise ValueError(
+            f"balancing={name!r} weighs the tasks of one step by each other, of which there is "
+            f"one alone: use schedule='joint', or one of {', '.join(fit)}"
+        )
 
 
 def options_of(name: str) -> list[str]:

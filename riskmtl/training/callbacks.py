@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytorch_lightning as pl
+from pytorch_lightning.callbacks import EarlyStopping
 from torch import Tensor
 from tqdm.auto import tqdm
 
@@ -47,6 +48,27 @@ class BestWeights(pl.Callback):
         """Take up what a checkpoint kept."""
         self.epoch, self.score = state_dict["epoch"], state_dict["score"]
         self.weights = state_dict["weights"]
+
+
+class Patience(EarlyStopping):
+    """
+    Stop where the validation score gets no better, and stay so when taken up from a checkpoint.
+
+    Parameters
+    ----------
+    epochs : int
+        Without a better score.
+    """
+
+    def __init__(self, epochs: int) -> None:
+        # Not strict: that no epoch was validated is said at the end, and why.
+        super().__init__("val_score", mode="max", patience=epochs, strict=False)
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Lightning's own would train an epoch more each time that a finished run is taken up."""
+        super().on_train_start(trainer, pl_module)
+        if self.stopped_epoch:
+            trainer.should_stop = True
 
 
 class KeptHistory(pl.Callback):

@@ -12,6 +12,7 @@ right angle and none). So learning rate and clipping mean the same; what is clip
 sum. The losses are multiplied by ``task_weights``
 beforehand. What a task has for itself, such as its tower, keeps its plain gradient. A task that no
 row of a batch observes has no gradient there: it is left out of the matrix, and keeps its weight.
+The matrix knows nothing of a warm-up, which multiplies a task's gradient and not its weight.
 
 Common to all are two options. ``at`` says where gradients are taken:
 
@@ -69,6 +70,7 @@ class GradientWeighing(Weighing):
     """
 
     compiles = False
+    compares = True
     weighs_own: ClassVar[bool] = False
 
     weights: Tensor
@@ -79,7 +81,7 @@ class GradientWeighing(Weighing):
         self.every = count("every", every)
         self.register_buffer("weights", torch.ones_like(task_weights))
         self._step = 0
-        self._held: tuple[Tensor, Tensor, Tensor | None] | None = None
+        self._held: tuple[Tensor, Tensor, Tensor | None, Tensor | None] | None = None
         self._anchor: Tensor | None = None
 
     @property
@@ -115,7 +117,13 @@ class GradientWeighing(Weighing):
         """The weights that were found last."""
         return self.weights
 
-    def forward(self, losses: Tensor, present: Tensor, shared: Tensor | None = None) -> Tensor:
+    def forward(
+        self,
+        losses: Tensor,
+        present: Tensor,
+        shared: Tensor | None = None,
+        warmth: Tensor | None = None,
+    ) -> Tensor:
         """Keep the losses for :meth:`backward`; what is given has no gradient from them."""
         if not self.wants_shared:
             shared = None
@@ -125,7 +133,7 @@ class GradientWeighing(Weighing):
                 "share; use at='parameters'"
             )
         weighted = losses * self.task_weights
-        self._held = weighted, self.everywhere(present), shared
+        self._held = weighted, self.everywhere(present), shared, warmth
         # Its gradient will be the factor that the trainer puts on the loss.
         self._anchor = torch.zeros((), device=losses.device, requires_grad=True)
         return weighted.detach().sum() + self._anchor
@@ -134,7 +142,7 @@ class GradientWeighing(Weighing):
         """Add the weighted gradients, and those of penalties, to those of the parameters."""
         assert self._held is not None
         assert self._anchor is not None
-        losses, present, shared = self._held
+        losses, present, shared, warmth = self._held
         owned = Owned.of(network)
         scale, *of_penalties = torch.autograd.grad(
             loss,
@@ -155,6 +163,9 @@ class GradientWeighing(Weighing):
             else:
                 # Each process has rows of its own there: what they add up to is all that counts.
                 gramian = self.over_all(_gramian_at(gradients))
+            if warmth is not None:
+                # Weighed as if they were here already: who is hardly here would pass for short.
+                gramian = gramian / warmth[tasks].outer(warmth[tasks])
             self.refresh(gramian, self.over_all(losses.detach()), tasks)
         self._step += 1
         # A task that is alone has nobody to be weighed against.

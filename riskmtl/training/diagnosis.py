@@ -21,6 +21,7 @@ from torch import Tensor
 from riskmtl.networks import Gated, Network, Trace
 from riskmtl.training.batches import Batch
 from riskmtl.training.gradients import Owned, task_gradients
+from riskmtl.training.loss import observed_labels, per_task
 from riskmtl.training.rows import TrainingRows
 
 DEAD = 0.01  # least mean weight, of any gate that may select it, that an expert lives on
@@ -137,8 +138,8 @@ def look_at(
         weights = torch.ones_like(x[:, 0]) if probe[2] is None else probe[2].to(dtype)
         # Past `compile`: rows of another number would have to be compiled for.
         outputs = network.forward(x, pooled=False, trace=trace)
-        by_task = weights if weights.dim() == 2 else weights.unsqueeze(1)
-        observed = (~torch.isnan(y) & (by_task > 0)).any(0)
+        by_task = per_task(weights)
+        observed = observed_labels(y, weights).any(0)
         products = gradient_products(network, losses(outputs, y, weights), observed)
     found = _gradients(products, names)
     if not trace.gated or not len(x):

@@ -18,24 +18,24 @@ from typing import Any, Literal
 import numpy as np
 import pytorch_lightning as pl
 import torch
-from numpy.typing import NDArray
-from pytorch_lightning.callbacks import EarlyStopping, ModelCheckpoint
+from pytorch_lightning.callbacks import ModelCheckpoint
 
 from riskmtl.device import resolve_device
 from riskmtl.files import replacing
 from riskmtl.networks import IndependentNetworks, Network, NetworkConfig, groups_of
 from riskmtl.training.batches import TensorBatches
-from riskmtl.training.callbacks import BestWeights, FitProgress, KeptHistory
+from riskmtl.training.callbacks import BestWeights, FitProgress, KeptHistory, Patience
 from riskmtl.training.config import TrainingConfig
 from riskmtl.training.diagnosis import draw_probe
 from riskmtl.training.freezing import Frozen, FrozenSlices
+from riskmtl.training.loss import observed_labels
 from riskmtl.training.module import MultiTaskModule
 from riskmtl.training.penalties import Penalties, penalty_factors
 from riskmtl.training.processes import SameRun, require_whole_networks
 from riskmtl.training.rows import TaskPlan, TrainingRows
 from riskmtl.training.sampling import make_sampling
 from riskmtl.training.selection import as_learned, require_together
-from riskmtl.training.targets import smoothed
+from riskmtl.training.targets import base_rates, smoothed
 
 _VALIDATION_BATCH = 2048
 
@@ -208,6 +208,11 @@ def _train_one(
             module.history.clear()
             best.epoch = -1
         trainer.fit(module, batches, held_out, ckpt_path=checkpoint)
+        if not best.weights:
+            raise ValueError(
+                "trainer_options: training ended before any epoch was validated, and there is no "
+                "network to keep: allow a whole epoch and its validation"
+            )
         trained.load_state_dict(best.weights)
     seconds = time.perf_counter() - started
     history = [{**row, "kept": row["epoch"] == best.epoch} for row in module.history]
@@ -228,7 +233,7 @@ def _beginning(
     torch.manual_seed(config.seed)
     network = Network(cardinalities, len(plan.names), shape, regression=plan.regression)
     network.embedding.fit(rows.x)
-    network.towers.start_at(base_outputs(rows.y, plan))
+    network.towers.start_at(base_outputs(rows, plan))
     return network
 
 
@@ -238,7 +243,7 @@ def _trainer(
     device = resolve_device(config.device)
     callbacks = [
         *needed,
-        EarlyStopping("val_score", mode="max", patience=config.patience),
+        Patience(config.patience),
     ]
     if config.progress:
         callbacks.append(FitProgress(description))
@@ -255,7 +260,7 @@ def _trainer(
     options: dict[str, Any] = {
         "accelerator": "gpu" if device.type == "cuda" else "cpu",
         "devices": 1,
-        "max_epochs": config.epochs,
+        "max_epochs": int(config.epochs),  # Lightning takes none of numpy
         "precision": resolve_precision(config.precision, device),
         "gradient_clip_val": config.clip,
         "logger": config.logger if config.logger is not None else False,
@@ -266,32 +271,32 @@ def _trainer(
         "num_sanity_val_steps": 0,
         **config.trainer_options,
     }
-    callbacks += [*config.callbacks, *options.pop("callbacks", [])]
+    given = options.pop("callbacks", None) or []
+    callbacks += [*config.callbacks, *([given] if isinstance(given, pl.Callback) else given)]
     return pl.Trainer(callbacks=callbacks, **options)
 
 
-def base_outputs(y: NDArray[np.float32], plan: TaskPlan) -> torch.Tensor:
+def base_outputs(rows: TrainingRows, plan: TaskPlan) -> torch.Tensor:
     """
-    What each head says before it knows anything: its (reweighted) base rate as log-odds.
+    What each head says before it knows anything: its base rate as log-odds.
 
     Parameters
     ----------
-    y : ndarray of shape (rows, tasks)
+    rows : TrainingRows
+        The rate is that of their weights.
     plan : TaskPlan
+        With factors on events, which the log-odds hold too.
 
     Returns
     -------
     Tensor of shape (tasks,)
     """
-    outputs = []
-    for task, is_regression in enumerate(plan.regression):
-        seen = y[~np.isnan(y[:, task]), task]
-        if is_regression or not len(seen):
-            outputs.append(0.0)
-            continue
-        rate = float(np.clip(seen.mean(dtype=np.float64), 1e-6, 1 - 1e-6))
-        outputs.append(float(np.log(rate / (1 - rate) * plan.event_factors[task])))
-    return torch.tensor(outputs)
+    weights = None if rows.weights is None else torch.from_numpy(rows.weights)
+    is_seen = observed_labels(torch.from_numpy(rows.y), weights).any(0).numpy()
+    rates = np.clip(base_rates(rows), 1e-6, 1 - 1e-6)
+    outputs = np.log(rates / (1 - rates) * np.array(plan.event_factors))
+    known = np.where(is_seen & ~np.array(plan.regression), outputs, 0)
+    return torch.from_numpy(known.astype(np.float32))
 
 
 def _tensors(
@@ -372,7 +377,8 @@ def _run(
         weights = {name: value.cpu() for name, value in start.state_dict().items()}
         held = {name: torch.as_tensor(value).cpu() for name, value in frozen.items()}
         settings["start"] = [_digest(weights), _digest(held)]
-    return json.dumps(settings, sort_keys=True)
+    # Users give numbers of numpy too.
+    return json.dumps(settings, sort_keys=True, default=lambda number: number.item())
 
 
 def _digest(tensors: Mapping[str, torch.Tensor]) -> str:

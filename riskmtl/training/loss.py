@@ -67,6 +67,32 @@ def task_losses(
     return loss.sum(0) / torch.where(total > 0, total, torch.ones_like(total))
 
 
+def observed_labels(labels: Tensor, weights: Tensor | None) -> Tensor:
+    """
+    Which labels count.
+
+    Parameters
+    ----------
+    labels : Tensor of shape (batch, tasks)
+        NaN where the outcome is not observed.
+    weights : Tensor of shape (batch,) or (batch, tasks), optional
+        Sample weights; a label of weight 0 is none.
+
+    Returns
+    -------
+    Tensor of bool, shape (batch, tasks)
+
+    Examples
+    --------
+    >>> labels = torch.tensor([[1.0, float("nan")], [0.0, 1.0]])
+    >>> observed_labels(labels, torch.tensor([1.0, 0.0]))
+    tensor([[ True, False],
+            [False, False]])
+    """
+    known = ~torch.isnan(labels)
+    return known if weights is None else known & (per_task(weights) > 0)
+
+
 def per_task(weights: Tensor) -> Tensor:
     """Weights of rows, ``(batch,)`` or ``(batch, tasks)``, as factors of ``(batch, tasks)``."""
     return weights.unsqueeze(1) if weights.dim() == 1 else weights

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import pytorch_lightning as pl
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from riskmtl.metrics import METRICS
@@ -17,6 +19,7 @@ from riskmtl.training.batches import Batch, epoch_seed
 from riskmtl.training.config import TrainingConfig
 from riskmtl.training.diagnosis import known, look_at
 from riskmtl.training.freezing import FrozenSlices, not_of
+from riskmtl.training.loss import observed_labels
 from riskmtl.training.mixup import Mix, draw_mix
 from riskmtl.training.objective import Objective
 from riskmtl.training.penalties import Penalties
@@ -104,11 +107,17 @@ class MultiTaskModule(pl.LightningModule):
             lr=config.learning_rate,
             fused=True,
         )
+        steps = self.trainer.estimated_stepping_batches
+        if not math.isfinite(steps):
+            raise ValueError(
+                "trainer_options: the learning rate is laid out over all epochs, which must have "
+                f"an end, got max_epochs={self.trainer.max_epochs!r}"
+            )
         schedule = torch.optim.lr_scheduler.OneCycleLR(
             optimizer,
             max_lr=config.learning_rate,
             # One more than is taken: Lightning steps the schedule after the last batch too.
-            total_steps=int(self.trainer.estimated_stepping_batches) + 1,
+            total_steps=int(steps) + 1,
             pct_start=0.15,
         )
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
@@ -127,13 +136,12 @@ class MultiTaskModule(pl.LightningModule):
         gradient_clip_val: float | None = None,
         gradient_clip_algorithm: str | None = None,
     ) -> None:
-        """Clip the norm ourselves: Lightning refuses a fused optimiser under mixed precision."""
-        if gradient_clip_val is None or gradient_clip_algorithm not in (None, "norm"):
-            super().configure_gradient_clipping(
-                optimizer, gradient_clip_val, gradient_clip_algorithm
-            )
-        else:
-            nn.utils.clip_grad_norm_(self.network.parameters(), gradient_clip_val)
+        """Clip ourselves: Lightning refuses a fused optimiser under mixed precision."""
+        if gradient_clip_val is None:
+            return
+        is_by_value = gradient_clip_algorithm == "value"
+        clip = nn.utils.clip_grad_value_ if is_by_value else nn.utils.clip_grad_norm_
+        clip(self.network.parameters(), gradient_clip_val)
 
     def on_train_start(self) -> None:
         """Find out whether others train along."""
@@ -157,9 +165,9 @@ class MultiTaskModule(pl.LightningModule):
             self._before = RandomState.of(self.device)
         losses, present, outputs, trace = self._task_losses(batch)
         self._note(losses.detach(), present)
-        losses, present = self._warmed(losses, present, batch_idx)
+        losses, present, warmth = self._warmed(losses, present, batch_idx)
         shared = None if trace is None else trace.shared
-        return self.balancing(losses, present, shared) + self.penalties(outputs, trace)
+        return self.balancing(losses, present, shared, warmth) + self.penalties(outputs, trace)
 
     def backward(self, loss: Tensor, *args: Any, **kwargs: Any) -> None:
         """Let the balancing say how the gradients of the tasks become one."""
@@ -172,7 +180,8 @@ class MultiTaskModule(pl.LightningModule):
         self._steps = self.trainer.global_step
         with self._before.again(), torch.no_grad(), self.trainer.precision_plugin.forward_context():
             losses, present, _, _ = self._task_losses(batch)
-        self.balancing.look_back(*self._warmed(losses, present, batch_idx))
+        losses, present, _ = self._warmed(losses, present, batch_idx)
+        self.balancing.look_back(losses, present)
 
     def _task_losses(self, batch: Batch) -> tuple[Tensor, Tensor, Tensor, Trace | None]:
         """Losses, whether the batch observes each task, and the pass that they come from."""
@@ -180,7 +189,7 @@ class MultiTaskModule(pl.LightningModule):
         trace = Trace() if self.balancing.wants_shared else self.penalties.trace()
         outputs, mix = self._outputs_of(x, trace)
         losses = self.objective(outputs, y, weights, mix=mix, over_processes=self._over_processes)
-        return losses, ~torch.isnan(y).all(0), outputs, trace
+        return losses, observed_labels(y, weights).any(0), outputs, trace
 
     def _outputs_of(self, x: Tensor, trace: Trace | None) -> tuple[Tensor, Mix | None]:
         """Outputs ``(members, batch, tasks)`` of the rows, or of what they were mixed to."""
@@ -190,14 +199,16 @@ class MultiTaskModule(pl.LightningModule):
         rows = mix.of(self.network.embedding(x))
         return self.network.answer(rows, pooled=False, trace=trace), mix
 
-    def _warmed(self, losses: Tensor, present: Tensor, step: int) -> tuple[Tensor, Tensor]:
-        """Losses with what is left of their warm-up; at its start a task is not there yet."""
+    def _warmed(
+        self, losses: Tensor, present: Tensor, step: int
+    ) -> tuple[Tensor, Tensor, Tensor | None]:
+        """Losses in their warm-up, and its factors; at its start a task is not there yet."""
         epochs = self.plan.warm_up
         if not epochs or self.current_epoch >= max(epochs):
-            return losses, present
+            return losses, present, None
         progress = self.current_epoch + step / float(self.trainer.num_training_batches)
         factors = warm_up_factors(epochs, progress).to(losses)
-        return warmed(losses, factors), present & (factors > 0)
+        return warmed(losses, factors), present & (factors > 0), factors
 
     def _note(self, losses: Tensor, present: Tensor) -> None:
         self._loss_sums = losses if self._loss_sums is None else self._loss_sums + losses
@@ -219,6 +230,7 @@ class MultiTaskModule(pl.LightningModule):
         self._outputs.clear()
         self._labels.clear()
         self._weights.clear()
+        self._require_numbers(outputs)
         shift = np.log(self.plan.event_factors)
         probabilities = 1 / (1 + np.exp(np.clip(shift - outputs, -500, 500)))
         train_losses, looks = self._train_losses(), self._looks()
@@ -238,15 +250,23 @@ class MultiTaskModule(pl.LightningModule):
             self.history.append({**row, **looks[position]})
         self._log_epoch()
 
+    def _require_numbers(self, outputs: NDArray[np.float64]) -> None:
+        lost = [self.plan.names[task] for task in np.unique(np.isnan(outputs).nonzero()[1])]
+        if lost:
+            raise ValueError(
+                f"training diverged in epoch {self.current_epoch}: the answers for "
+                f"{', '.join(map(repr, lost))} are no numbers any more; lower learning_rate, or "
+                "what else is very large of decays, penalties, task_weights and event_weight"
+            )
+
     def _train_losses(self) -> list[float]:
         if self._loss_sums is None:
             return [float("nan")] * len(self.plan.names)
         sums, present = self._loss_sums, torch.stack(self._present).to(self._loss_sums)
         if self._over_processes is not None:
             sums, present = self._over_processes(sums), self._over_processes(present)
-        # Steps in which any process observed the task.
-        steps = (present > 0).sum(0).clamp(min=1)
-        means: list[float] = (sums / steps).tolist()
+        # Steps in which any process observed the task; where there was none, the mean is NaN.
+        means: list[float] = (sums / (present > 0).sum(0)).tolist()
         return means
 
     def _looks(self) -> list[dict[str, Any]]:

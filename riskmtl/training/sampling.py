@@ -16,6 +16,7 @@ import torch
 from torch import Generator, Tensor
 
 from riskmtl.training.config import TrainingConfig
+from riskmtl.training.loss import observed_labels
 from riskmtl.training.rows import TaskPlan, TrainingRows
 from riskmtl.training.targets import constant_losses
 
@@ -186,7 +187,7 @@ def unresolved(losses: Sequence[Sequence[float]], constant: Tensor) -> Tensor:
     Parameters
     ----------
     losses : sequence of sequence of float
-        Training loss of each task, by epoch; not above 0 where an epoch had no step for it.
+        Training loss of each task, by epoch; NaN where an epoch had no step for it.
     constant : Tensor of shape (tasks,)
         Loss of an answer that is the same for every row; for a binary task without weights the
         entropy of its base rate.
@@ -198,7 +199,7 @@ def unresolved(losses: Sequence[Sequence[float]], constant: Tensor) -> Tensor:
 
     Examples
     --------
-    >>> unresolved([[0.5, 0.2], [0.3, 0.0]], torch.tensor([0.6, 0.4]))
+    >>> unresolved([[0.5, 0.2], [0.3, float("nan")]], torch.tensor([0.6, 0.4]))
     tensor([0.5000, 0.5000])
     """
     found = torch.ones(len(constant))
@@ -296,7 +297,8 @@ def make_sampling(
     Sampling
     """
     labels = torch.from_numpy(rows.y)
-    observed = ~torch.isnan(labels)
+    weights = None if rows.weights is None else torch.from_numpy(rows.weights)
+    observed = observed_labels(labels, weights)
     if config.schedule == "by_uncertainty":
         constant = torch.from_numpy(constant_losses(rows, plan)).float()
 

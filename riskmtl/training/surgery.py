@@ -63,8 +63,9 @@ class Surgery(GradientWeighing):
     def solve(self, gramian: Tensor, losses: Tensor, tasks: Sequence[int]) -> Tensor:
         """What TorchJD finds, on the scale of the sum."""
         with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
-            # What is drawn has to be the same in all processes, whose dropout differs.
-            torch.manual_seed(self._seed + self._step)
+            # What is drawn has to be the same in all processes, whose dropout differs. It is drawn
+            # on the CPU: torch.manual_seed would begin the GPU's numbers anew too, the same ones.
+            torch.default_generator.manual_seed(self._seed + self._step)
             # Solvers warn where they are not exact to the last digit.
             warnings.simplefilter("ignore")
             return self.scaled(self._of(tasks)(gramian))
@@ -298,7 +299,8 @@ class IMTLG(Surgery):
     """
     The direction whose projections on all gradients are equally long (Liu et al. 2021, IMTL-G).
 
-    Its weights can be negative.
+    Its weights can be negative. Where those that add up to 1 project to less than nothing, so that
+    a step would raise every loss, it is the opposite direction.
 
     Parameters
     ----------
@@ -308,3 +310,8 @@ class IMTLG(Surgery):
     """
 
     weighting = "IMTLGWeighting"
+
+    def solve(self, gramian: Tensor, losses: Tensor, tasks: Sequence[int]) -> Tensor:
+        """What TorchJD finds, so that losses fall."""
+        found = super().solve(gramian, losses, tasks)
+        return found if (gramian @ found).sum() >= 0 else -found

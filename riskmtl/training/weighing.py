@@ -41,6 +41,8 @@ class Balancing(nn.Module):
         Whether :meth:`look_back` wants the losses of the same batch after the step.
     compiles : bool
         Whether it goes with a compiled network.
+    compares : bool
+        Whether it does nothing but weigh tasks of one batch by each other.
     over_processes : callable, optional
         Where several processes train together: maps a tensor to its mean over them.
 
@@ -53,6 +55,7 @@ class Balancing(nn.Module):
 
     looks_back: ClassVar[bool] = False
     compiles: ClassVar[bool] = True
+    compares: ClassVar[bool] = False
 
     task_weights: Tensor
 
@@ -81,7 +84,13 @@ class Balancing(nn.Module):
             The same in all processes, and another for each epoch.
         """
 
-    def forward(self, losses: Tensor, present: Tensor, shared: Tensor | None = None) -> Tensor:
+    def forward(
+        self,
+        losses: Tensor,
+        present: Tensor,
+        shared: Tensor | None = None,
+        warmth: Tensor | None = None,
+    ) -> Tensor:
         """
         Turn losses into what is minimised.
 
@@ -92,6 +101,8 @@ class Balancing(nn.Module):
             Whether any row of the batch observes the task; if none does, its loss is 0.
         shared : Tensor, optional
             The last representation through which every loss reaches the shared part.
+        warmth : Tensor of shape (tasks,), optional
+            What of its gradient each loss has been left with, lest that be taken for its length.
 
         Returns
         -------
@@ -141,13 +152,10 @@ class Weighing(Balancing, ABC):
 
     def __init__(self, task_weights: Tensor) -> None:
         super().__init__(task_weights)
-        for name, value in (
-            ("_latest", task_weights.clone()),
-            ("_sums", torch.zeros_like(task_weights)),
-            ("_counts", torch.zeros_like(task_weights)),
-        ):
+        self.register_buffer("_latest", task_weights.clone())
+        for name in ("_sums", "_counts"):
             # A resumed run begins with a whole epoch, and so with nothing added up.
-            self.register_buffer(name, value, persistent=False)
+            self.register_buffer(name, torch.zeros_like(task_weights), persistent=False)
 
     @property
     def latest(self) -> Tensor:
@@ -180,7 +188,13 @@ class Weighing(Balancing, ABC):
             Finite, whatever is present.
         """
 
-    def forward(self, losses: Tensor, present: Tensor, shared: Tensor | None = None) -> Tensor:
+    def forward(
+        self,
+        losses: Tensor,
+        present: Tensor,
+        shared: Tensor | None = None,
+        warmth: Tensor | None = None,
+    ) -> Tensor:
         """Turn losses into what is minimised."""
         present = self.everywhere(present)
         factors = self.factors(self.over_all(losses.detach()), present)
@@ -238,7 +252,13 @@ class Uncertainty(Weighing):
         """The precision of each task, halved for a regression."""
         return self.halves * torch.exp(-self.log_variances)
 
-    def forward(self, losses: Tensor, present: Tensor, shared: Tensor | None = None) -> Tensor:
+    def forward(
+        self,
+        losses: Tensor,
+        present: Tensor,
+        shared: Tensor | None = None,
+        warmth: Tensor | None = None,
+    ) -> Tensor:
         """Turn losses into what is minimised."""
         present = self.everywhere(present)
         factors = self.factors(losses, present)
@@ -324,6 +344,8 @@ class RandomWeights(Weighing):
     3.0
     """
 
+    compares = True
+
     def __init__(self, task_weights: Tensor) -> None:
         super().__init__(task_weights)
         self._generator = torch.Generator()
@@ -358,6 +380,8 @@ class GeometricMean(Weighing):
     >>> balancing.latest
     tensor([2.0000, 0.5000])
     """
+
+    compares = True
 
     def factors(self, losses: Tensor, present: Tensor) -> Tensor:
         """The geometric mean over each loss."""
@@ -395,6 +419,7 @@ class FAMO(Weighing):
     """
 
     looks_back = True
+    compares = True
     logits: Tensor
 
     def __init__(

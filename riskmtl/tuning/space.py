@@ -134,7 +134,9 @@ def space_of(
         "embedding_decay": FloatDistribution(0.0, 10.0),
     }
     if settings.get("network") != "single_task":
-        if len(tasks) > 1 and "balancing_options" not in settings:
+        # With steps for one task at a time there is nothing to balance within one.
+        is_joint = settings.get("schedule", "joint") == "joint"
+        if len(tasks) > 1 and is_joint and "balancing_options" not in settings:
             space["balancing"] = CategoricalDistribution(_BALANCINGS)
         if len(tasks) > 2:
             space["groups"] = CategoricalDistribution([said(g) for g in partitions(tasks)])
