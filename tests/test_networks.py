@@ -510,6 +510,22 @@ def test_missing_values_use_the_missing_vector_and_nothing_else(numeric: str) ->
     assert names[0] == "missing"
 
 
+def test_a_value_missing_in_a_few_of_many_rows_has_a_vector_that_learns(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("riskmtl.networks.embedding._MOST_ROWS_FOR_EDGES", 10)
+    x = rows_like([3, 0], 40)
+    x[:, 1] = np.arange(40)
+    embedding = FeatureEmbedding([3, 0], numeric="piecewise_linear", width=2, bins=4)
+    for row in (None, 5, 39):
+        # Bins are placed by every fourth row, 0, 4, 8, ….
+        if row is not None:
+            x[row, 1] = NAN
+        embedding.fit(x)
+        assert embedding.numeric.missing.requires_grad == (row is not None)
+        assert embedding.numeric.knots()[0].max() == 36
+
+
 @pytest.mark.parametrize("numeric", NUMERIC_EMBEDDINGS)
 @given(values=st.lists(st.floats(-1e6, 1e6, width=32), min_size=2, max_size=30, unique=True))
 @settings(max_examples=30, deadline=None)
