@@ -155,6 +155,23 @@ class Chain(Mixing):
         return {"body": own}
 
 
+def test_a_whole_trunk_of_some_tasks_shows_their_gates_and_what_they_own() -> None:
+    shape = NetworkConfig(network="ple", levels=2, task_experts=2, shared_experts=1, **SMALL)
+    network, x = made(shape, 3), rows()
+    smaller, _ = shrunk(network, shape, CARDINALITIES, [2, 0])
+    assert isinstance(smaller.trunk, SomeTasks)
+    experts = [0, 1, 4, 5, 6]
+    last, whole = smaller.gated(x)[-1], network.gated(x)[-1]
+    torch.testing.assert_close(last.weights, whole.weights[[2, 0]][:, :, experts])
+    torch.testing.assert_close(last.experts, whole.experts[experts])
+    assert last.stream.tolist() == [1, 1, 0, 0, 2]
+    owners = smaller.owners()
+    assert owners["trunk.whole.levels.1.gates.linear.weight"].tolist() == [1, SHARED, 0]
+    assert owners["trunk.whole.levels.1.experts.layers.0.bias"].tolist() == [
+        *(1, 1, SHARED, SHARED, 0, 0, SHARED)
+    ]
+
+
 def test_a_task_that_comes_last_in_a_chain(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(TRUNKS, "chain", Chain)
     shape = NetworkConfig(network="chain", **SMALL)
