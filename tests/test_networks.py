@@ -644,6 +644,18 @@ def test_a_category_counts_as_far_as_its_rows_are_credible() -> None:
     torch.testing.assert_close(found, shares * embedding.categorical.weight)
 
 
+@pytest.mark.parametrize("credible_rows", [0, 30])
+def test_a_code_without_rows_says_nothing(credible_rows: float) -> None:
+    embedding = FeatureEmbedding(
+        [4], numeric="standardize", width=2, bins=1, credible_rows=credible_rows
+    )
+    embedding.fit(np.array([[2.0], [3.0], [3.0]], dtype=np.float32))
+    found = embedding(torch.tensor([[UNSEEN], [MISSING], [2], [3]], dtype=torch.float32))
+    assert found.any(1).tolist() == [False, False, True, True]
+    if not credible_rows:
+        assert torch.equal(found[2:], embedding.categorical.weight[2:])
+
+
 def test_unseen_and_missing_codes_have_vectors_of_their_own() -> None:
     embedding = FeatureEmbedding([4, 3], numeric="periodic", width=2, bins=1)
     scatter(embedding)

@@ -451,7 +451,7 @@ def credibility(rows: NDArray[Any], half: float) -> Tensor:
     rows : ndarray of shape (groups,)
         Training rows of each group.
     half : float
-        Rows at which the trust is one half; 0 trusts every group wholly.
+        Rows at which the trust is one half; 0 trusts every group that has a row wholly.
 
     Returns
     -------
@@ -463,7 +463,7 @@ def credibility(rows: NDArray[Any], half: float) -> Tensor:
     tensor([0.0000, 0.2500, 0.9000])
     """
     counts = torch.from_numpy(rows.astype(np.float32))
-    return counts / (counts + half) if half else torch.ones_like(counts)
+    return counts / (counts + half) if half else (counts > 0).float()
 
 
 def bin_edges(values: NDArray[Any], bins: int) -> NDArray[np.float32]:
