@@ -188,5 +188,6 @@ def test_who_shares_nothing_borrows_nothing(
     for change in ({"network": "single_task"}, {"few_events": 0}):
         model = MultiTaskClassifier(**{**options, **change}).fit(X, y, X_val=X, y_val=y)
         assert [head.lent for head in model.model_.heads] == [0, 0, 0]
-    with pytest.raises(ValueError, match="few_events must not be negative, got -1"):
-        MultiTaskClassifier(**{**options, "few_events": -1}).fit(X, y)
+    for bad in (-1, float("nan")):
+        with pytest.raises(ValueError, match=f"few_events must be a number from 0 up, got {bad}"):
+            MultiTaskClassifier(**{**options, "few_events": bad}).fit(X, y)
