@@ -96,6 +96,22 @@ def test_a_new_expert_says_nothing_to_old_gates() -> None:
     assert level.weights[2, :, level.stream == 2].min() > 0
 
 
+@pytest.mark.parametrize("gating", ["softmax", "top_k", "dselect_k"])
+@pytest.mark.parametrize("tasks", [1, 2, 4])
+def test_a_new_expert_that_old_heads_hear_of_is_refused_however_little(
+    gating: str, tasks: int
+) -> None:
+    """The experts of a first level feed the shared stream, which all heads of the next one read."""
+    shape = NetworkConfig(network="ple", levels=2, gating=gating, task_experts=2, **SMALL)
+    for scale in (1.0, 1e-2):
+        network = made(shape, tasks)
+        with torch.no_grad():
+            # The less is learned, the less is changed.
+            network.towers.out.weight.mul_(scale)
+        with pytest.raises(ValueError, match="network='ple' with this shape lets the heads there"):
+            grown(network, shape, CARDINALITIES, regression=False)
+
+
 class Mixing(Trunk):
     """Representations that are weighted sums of all tasks', with a weight for each pair."""
 
