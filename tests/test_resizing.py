@@ -207,6 +207,9 @@ def test_networks_that_share_nothing_keep_their_groups() -> None:
         assert its_shape.groups == groups
     smaller, its_shape = shrunk(whole, shape, CARDINALITIES, [2, 0, 3])
     assert its_shape.cut_trunks == ((2, (0,)), (0, ()))
+    both, both_shape = shrunk(smaller, its_shape, CARDINALITIES, [0, 2])
+    torch.testing.assert_close(both(x), whole(x)[:, [2, 3]])
+    assert both_shape.cut_trunks == ((2, (0,)), (2, (1,)))
     again, back = shrunk(smaller, its_shape, CARDINALITIES, [0])
     assert isinstance(again, Network)
     assert isinstance(again.trunk, SomeTasks)

@@ -245,7 +245,8 @@ def _shrunk_one(
         if rebuilt is not None and _same(network, rebuilt, tasks):
             return rebuilt, replace(shape, cut_trunks=())
         smaller.trunk = SomeTasks(network.trunk, tasks)
-    trunk_tasks = shape.cut_trunks[0][0] if shape.cut_trunks else network.towers.tasks
+    # 0 where another network of the model keeps its whole trunk, and this one does not yet.
+    trunk_tasks = (shape.cut_trunks[0][0] if shape.cut_trunks else 0) or network.towers.tasks
     shape = replace(shape, cut_trunks=((trunk_tasks, tuple(smaller.trunk.tasks)),))
     whole = _rebuilt(smaller, shape, cardinalities)
     assert whole is not None
