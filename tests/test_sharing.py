@@ -235,6 +235,14 @@ def test_every_row_teaches_the_encoder_and_no_decoder() -> None:
     assert x.grad.any(1).all()
 
 
+def test_what_is_to_be_made_again_does_not_move_towards_the_code() -> None:
+    trunk, wanted = trunk_of("encoder_decoder", code_width=2), rows(9).requires_grad_()
+    trace = Trace(rows=wanted)
+    trunk.rest(*trunk.first(rows(9, seed=1)), trace=trace)
+    penalty = trace.penalties["reconstruction"]
+    assert torch.autograd.grad(penalty, wanted, allow_unused=True) == (None,)
+
+
 def test_reconstruction_teaches_a_code_what_is_in_the_rows() -> None:
     trunk = trunk_of("encoder_decoder", shared_units=(16,), code_width=2)
     # Four columns of which two say all.
