@@ -207,6 +207,10 @@ def test_networks_that_share_nothing_keep_their_groups() -> None:
         assert its_shape.groups == groups
     smaller, its_shape = shrunk(whole, shape, CARDINALITIES, [2, 0, 3])
     assert its_shape.cut_trunks == ((2, (0,)), (0, ()))
+    for position, network in enumerate(smaller.networks):
+        kinds = network.regression.tolist()
+        alone = Network(CARDINALITIES, len(kinds), its_shape.part(position), regression=kinds)
+        alone.load_state_dict(network.state_dict())
     both, both_shape = shrunk(smaller, its_shape, CARDINALITIES, [0, 2])
     torch.testing.assert_close(both(x), whole(x)[:, [2, 3]])
     assert both_shape.cut_trunks == ((2, (0,)), (2, (1,)))
