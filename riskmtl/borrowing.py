@@ -38,7 +38,8 @@ def borrowing(
     Returns
     -------
     list of Head
-        Those with fewer events lean on the others where that pays on the validation rows.
+        Those with fewer events lean on the others where that pays on the validation rows, which
+        must observe events and others of that head.
 
     Notes
     -----
@@ -53,9 +54,10 @@ def borrowing(
     binary = [i for i, head in enumerate(heads) if head.kind == "binary"]
     found = list(heads)
     for i in binary:
-        labels = validation.y[:, i].astype(np.float64)
-        others = [j for j in binary if j != i]
-        if np.nansum(rows.y[:, i]) >= few or not others or not np.nansum(labels):
+        labels, others = _counted(validation, i), [j for j in binary if j != i]
+        # Rows of one class have no order to compare.
+        has_both = 0 < np.nansum(labels) < (~np.isnan(labels)).sum()
+        if np.nansum(_counted(rows, i)) >= few or not others or not has_both:
             continue
         mean = z[:, others].mean(1)
         own = _calibrator(labels, z[:, i], validation.weights)
@@ -71,6 +73,12 @@ def borrowing(
     return found
 
 
+def _counted(rows: TrainingRows, head: int) -> NDArray[np.float64]:
+    """Labels of a head, NaN too where a row has no weight."""
+    labels = rows.y[:, head].astype(np.float64)
+    return labels if rows.weights is None else np.where(rows.weights > 0, labels, np.nan)
+
+
 def _calibrator(
     labels: NDArray[np.float64], margins: NDArray[np.float64], weights: NDArray[np.float32] | None
 ) -> Calibrator:
@@ -83,7 +91,10 @@ def _calibrator(
     seen = ~np.isnan(labels)
     chosen = None if weights is None else weights[seen]
     rate = np.average(labels[seen], weights=chosen)
+    # From where every row is below the rate to where every row is above it.
+    level = np.log(rate / (1 - rate))
+    low, high = level - margins[seen].max() - 1, level - margins[seen].min() + 1
     lift = brentq(
-        lambda lift: np.average(sigmoid(margins[seen] + lift), weights=chosen) - rate, -50, 50
+        lambda lift: np.average(sigmoid(margins[seen] + lift), weights=chosen) - rate, low, high
     )
     return Calibrator(intercept=float(lift))

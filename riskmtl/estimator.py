@@ -67,7 +67,7 @@ class MultiTaskClassifier(AddingMixin, AdaptingMixin, LabellingMixin):
         ``"auto"``: one in 500 rows, at most 256; 1: none.
     credible_rows : float
         Training rows at which a category's vector counts half, so that one with few rows is not
-        learned by heart; 0: every vector counts whole. See
+        learned by heart; 0: each that has a row counts whole. See
         :func:`riskmtl.networks.embedding.credibility`.
     experts : int or "auto"
         Experts of MMoE. ``"auto"``: 4, and 8 from 150,000 rows.

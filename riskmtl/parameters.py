@@ -102,8 +102,9 @@ def check_parameters(model: MultiTaskClassifier) -> None:
     for name in ("weight_decay", "embedding_decay", "credible_rows", "few_events"):
         value = getattr(model, name)
         is_automatic = name == "embedding_decay" and value == "auto"
-        if not is_automatic and (not is_number(value) or not value >= 0):
-            raise ValueError(f"{name} must not be negative, got {value!r}")
+        # Nothing compares with NaN, which so would be let through.
+        if not is_automatic and not (is_number(value) and value >= 0):
+            raise ValueError(f"{name} must be a number from 0 up, got {value!r}")
     if isinstance(model.event_weight, str) and model.event_weight != "balanced":
         raise ValueError(unknown_name("event_weight", model.event_weight, ["balanced"]))
     if not isinstance(model.event_weight, str):

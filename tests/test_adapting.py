@@ -513,3 +513,21 @@ def test_few_labels_of_another_portfolio_teach_more_than_training_anew() -> None
     was, other, now = (loss(m) for m in (model, anew, tuned))
     assert now < was - 0.02
     assert now < other - 0.01
+
+
+def test_what_is_missing_for_the_first_time_is_learned(tmp_path: Path) -> None:
+    """The same whether the model was in memory all the while or on disk."""
+    X_full = X.with_columns(a=pl.col("a").fill_null(0.0))
+    model = MultiTaskClassifier("shared_bottom", **SMALL).fit(X_full, OLD)
+    model.save(tmp_path / "model")
+    is_missing = pl.int_range(X.height) % 2 == 0
+    holey = X_full.with_columns(a=pl.when(is_missing).then(None).otherwise("a"))
+    labels = OLD.with_columns(fraud=pl.when(is_missing).then(1.0).otherwise("fraud"))
+    tuned = [
+        one.fine_tune(holey, labels, learning_rate=0.02)
+        for one in (model, MultiTaskClassifier.load(tmp_path / "model"))
+    ]
+    assert apart(*tuned, ["default", "fraud"]) == 0
+    vectors = tuned[0].model_.scorer.network.embedding.numeric.missing
+    assert vectors[0].all()
+    assert not vectors[1].any()

@@ -90,6 +90,39 @@ def test_it_is_for_few_events_only_and_never_without_evidence() -> None:
     assert borrowing(alone, raw[:, 3:], its, rows(labels[:, 3:]), few=100) == alone
 
 
+@pytest.mark.parametrize("label", [0.0, 1.0])
+def test_validation_rows_of_one_class_are_no_evidence(label: float) -> None:
+    raw, labels = outputs(2000, noise=9.0)
+    training = rows(few_events(labels, 3, 5))
+    alike = labels.copy()
+    alike[alike[:, 3] != label, 3] = np.nan
+    assert borrowing(HEADS, raw, training, rows(alike), few=100) == HEADS
+    # The other class is there, but does not count.
+    weights = (labels[:, 3] == label).astype(np.float32)
+    validation = TrainingRows(np.zeros((2000, 1), np.float32), labels, weights)
+    assert borrowing(HEADS, raw, training, validation, few=100) == HEADS
+
+
+def test_events_without_weight_are_not_learned_from() -> None:
+    raw, labels = outputs(2000, noise=9.0)
+    weights = np.ones(2000, np.float32)
+    weights[np.flatnonzero(labels[:, 3] == 1)[5:]] = 0
+    training = TrainingRows(np.zeros((2000, 1), np.float32), labels, weights)
+    assert borrowing(HEADS, raw, training, rows(labels), few=5) == HEADS
+    assert borrowing(HEADS, raw, training, rows(labels), few=6) != HEADS
+
+
+def test_however_far_out_the_others_are_their_level_is_found() -> None:
+    raw, labels = outputs(400, noise=9.0)
+    validation = few_events(labels, 3, 6)
+    training = rows(few_events(labels, 3, 5))
+    near = borrowing(HEADS, raw, training, rows(validation), few=100)
+    moved = raw - np.array([300.0, 300.0, 0.0, 0.0])
+    far = borrowing(HEADS, moved, training, rows(validation), few=100)
+    expected = uncalibrated(near, raw)[:, 3]
+    np.testing.assert_allclose(uncalibrated(far, moved)[:, 3], expected, atol=1e-3)
+
+
 def test_weights_count() -> None:
     raw, labels = outputs(2000, noise=9.0)
     weights = np.where(np.arange(2000) < 1000, 1.0, 0.0).astype(np.float32)
@@ -155,5 +188,6 @@ def test_who_shares_nothing_borrows_nothing(
     for change in ({"network": "single_task"}, {"few_events": 0}):
         model = MultiTaskClassifier(**{**options, **change}).fit(X, y, X_val=X, y_val=y)
         assert [head.lent for head in model.model_.heads] == [0, 0, 0]
-    with pytest.raises(ValueError, match="few_events must not be negative, got -1"):
-        MultiTaskClassifier(**{**options, "few_events": -1}).fit(X, y)
+    for bad in (-1, float("nan")):
+        with pytest.raises(ValueError, match=f"few_events must be a number from 0 up, got {bad}"):
+            MultiTaskClassifier(**{**options, "few_events": bad}).fit(X, y)

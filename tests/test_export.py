@@ -119,6 +119,8 @@ def untrained(config: NetworkConfig, *, shift: float = 0.0) -> RiskModel:
     with torch.no_grad():
         for part in parts:
             part.embedding.fit(encoder.transform(frame))
+            # As if all codes had rows, missing and unseen too.
+            part.embedding.categorical.credibility.fill_(1)
             for parameter in part.parameters():
                 parameter.copy_(0.6 * torch.randn(parameter.shape))
             part.towers.out.bias += shift

@@ -510,6 +510,22 @@ def test_missing_values_use_the_missing_vector_and_nothing_else(numeric: str) ->
     assert names[0] == "missing"
 
 
+def test_a_value_missing_in_a_few_of_many_rows_has_a_vector_that_learns(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("riskmtl.networks.embedding._MOST_ROWS_FOR_EDGES", 10)
+    x = rows_like([3, 0], 40)
+    x[:, 1] = np.arange(40)
+    embedding = FeatureEmbedding([3, 0], numeric="piecewise_linear", width=2, bins=4)
+    for row in (None, 5, 39):
+        # Bins are placed by every fourth row, 0, 4, 8, ….
+        if row is not None:
+            x[row, 1] = NAN
+        embedding.fit(x)
+        assert embedding.numeric.missing.requires_grad == (row is not None)
+        assert embedding.numeric.knots()[0].max() == 36
+
+
 @pytest.mark.parametrize("numeric", NUMERIC_EMBEDDINGS)
 @given(values=st.lists(st.floats(-1e6, 1e6, width=32), min_size=2, max_size=30, unique=True))
 @settings(max_examples=30, deadline=None)
@@ -626,6 +642,18 @@ def test_a_category_counts_as_far_as_its_rows_are_credible() -> None:
     found = embedding(torch.tensor([[0.0], [1.0], [2.0], [3.0]])).detach()
     shares = torch.tensor([[0.0], [0.0], [0.25], [0.9]], dtype=torch.float64)
     torch.testing.assert_close(found, shares * embedding.categorical.weight)
+
+
+@pytest.mark.parametrize("credible_rows", [0, 30])
+def test_a_code_without_rows_says_nothing(credible_rows: float) -> None:
+    embedding = FeatureEmbedding(
+        [4], numeric="standardize", width=2, bins=1, credible_rows=credible_rows
+    )
+    embedding.fit(np.array([[2.0], [3.0], [3.0]], dtype=np.float32))
+    found = embedding(torch.tensor([[UNSEEN], [MISSING], [2], [3]], dtype=torch.float32))
+    assert found.any(1).tolist() == [False, False, True, True]
+    if not credible_rows:
+        assert torch.equal(found[2:], embedding.categorical.weight[2:])
 
 
 def test_unseen_and_missing_codes_have_vectors_of_their_own() -> None:
@@ -813,7 +841,7 @@ def test_some_heads_answer_as_in_the_whole_network(
     network = network_of(config, tasks=3, regression=[True, False, False])
     x = torch.from_numpy(rows_like(MIXED, 5)).double()
     before, whole = network(x), copy.deepcopy(network.state_dict())
-    for tasks in ([0], [1], [2, 0], [0, 1, 2]):
+    for tasks in ([0], [1], [2, 0], [0, 1, 2], [2, 0, 1]):
         some = network.only(tasks)
         torch.testing.assert_close(some(x), before[:, tasks], rtol=1e-12, atol=1e-12)
         last = some.only([len(tasks) - 1])

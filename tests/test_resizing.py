@@ -96,6 +96,22 @@ def test_a_new_expert_says_nothing_to_old_gates() -> None:
     assert level.weights[2, :, level.stream == 2].min() > 0
 
 
+@pytest.mark.parametrize("gating", ["softmax", "top_k", "dselect_k"])
+@pytest.mark.parametrize("tasks", [1, 2, 4])
+def test_a_new_expert_that_old_heads_hear_of_is_refused_however_little(
+    gating: str, tasks: int
+) -> None:
+    """The experts of a first level feed the shared stream, which all heads of the next one read."""
+    shape = NetworkConfig(network="ple", levels=2, gating=gating, task_experts=2, **SMALL)
+    for scale in (1.0, 1e-2):
+        network = made(shape, tasks)
+        with torch.no_grad():
+            # The less is learned, the less is changed.
+            network.towers.out.weight.mul_(scale)
+        with pytest.raises(ValueError, match="network='ple' with this shape lets the heads there"):
+            grown(network, shape, CARDINALITIES, regression=False)
+
+
 class Mixing(Trunk):
     """Representations that are weighted sums of all tasks', with a weight for each pair."""
 
@@ -155,6 +171,23 @@ class Chain(Mixing):
         return {"body": own}
 
 
+def test_a_whole_trunk_of_some_tasks_shows_their_gates_and_what_they_own() -> None:
+    shape = NetworkConfig(network="ple", levels=2, task_experts=2, shared_experts=1, **SMALL)
+    network, x = made(shape, 3), rows()
+    smaller, _ = shrunk(network, shape, CARDINALITIES, [2, 0])
+    assert isinstance(smaller.trunk, SomeTasks)
+    experts = [0, 1, 4, 5, 6]
+    last, whole = smaller.gated(x)[-1], network.gated(x)[-1]
+    torch.testing.assert_close(last.weights, whole.weights[[2, 0]][:, :, experts])
+    torch.testing.assert_close(last.experts, whole.experts[experts])
+    assert last.stream.tolist() == [1, 1, 0, 0, 2]
+    owners = smaller.owners()
+    assert owners["trunk.whole.levels.1.gates.linear.weight"].tolist() == [1, SHARED, 0]
+    assert owners["trunk.whole.levels.1.experts.layers.0.bias"].tolist() == [
+        *(1, 1, SHARED, SHARED, 0, 0, SHARED)
+    ]
+
+
 def test_a_task_that_comes_last_in_a_chain(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(TRUNKS, "chain", Chain)
     shape = NetworkConfig(network="chain", **SMALL)
@@ -174,6 +207,13 @@ def test_networks_that_share_nothing_keep_their_groups() -> None:
         assert its_shape.groups == groups
     smaller, its_shape = shrunk(whole, shape, CARDINALITIES, [2, 0, 3])
     assert its_shape.cut_trunks == ((2, (0,)), (0, ()))
+    for position, network in enumerate(smaller.networks):
+        kinds = network.regression.tolist()
+        alone = Network(CARDINALITIES, len(kinds), its_shape.part(position), regression=kinds)
+        alone.load_state_dict(network.state_dict())
+    both, both_shape = shrunk(smaller, its_shape, CARDINALITIES, [0, 2])
+    torch.testing.assert_close(both(x), whole(x)[:, [2, 3]])
+    assert both_shape.cut_trunks == ((2, (0,)), (2, (1,)))
     again, back = shrunk(smaller, its_shape, CARDINALITIES, [0])
     assert isinstance(again, Network)
     assert isinstance(again.trunk, SomeTasks)

@@ -10,12 +10,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from riskmtl.networks import TRUNKS, NetworkConfig, Trace
+from riskmtl.networks import TRUNKS, Network, NetworkConfig, Trace
 from riskmtl.networks.aitm import AITM, order_penalty
 from riskmtl.networks.cross_attention import CrossAttention
 from riskmtl.networks.encoder_decoder import EncoderDecoder, unexplained
 from riskmtl.networks.soft_sharing import StitchedBodies, TiedBodies, squared_distance, trace_norm
 from riskmtl.networks.trunk import Trunk
+from riskmtl.training.penalties import penalty_factors
 
 seeds = st.integers(0, 2**32 - 1)
 
@@ -70,6 +71,26 @@ def test_a_task_of_aitm_depends_on_those_before_it_only() -> None:
         weight = trunk.bodies.layers[0].weight
         (gradient,) = torch.autograd.grad(trunk(x)[task].sum(), weight)
         assert [bool(slice_.any()) for slice_ in gradient] == [t <= task for t in range(4)]
+
+
+@pytest.mark.parametrize(
+    ("network", "changes", "expected"),
+    [
+        ("soft_sharing", {"tie": "l2"}, {"tie": 0.1}),
+        ("soft_sharing", {"tie": "trace_norm"}, {"tie": 0.01}),
+        ("encoder_decoder", {}, {"reconstruction": 0.1}),
+        ("mmoe", {"gating": "dselect_k"}, {"gates": 1e-3}),
+        ("ple", {"gating": "dselect_k"}, {"gates": 1e-3}),
+    ],
+)
+def test_what_makes_a_way_of_sharing_is_there_unasked(
+    network: str, changes: dict[str, Any], expected: dict[str, float]
+) -> None:
+    torch.manual_seed(0)
+    whole = Network([0, 0], 3, NetworkConfig(network=network, **changes))
+    assert penalty_factors(whole, network, {}, torch.zeros(2, 2)) == expected
+    off = dict.fromkeys(expected, 0.0)
+    assert penalty_factors(whole, network, off, torch.zeros(2, 2)) == {}
 
 
 # ---- soft sharing --------------------------------------------------------------------------------
@@ -233,6 +254,14 @@ def test_every_row_teaches_the_encoder_and_no_decoder() -> None:
     assert trunk.code.weight.grad.any()
     assert not [p for p in trunk.decoders.parameters() if p.grad is not None]
     assert x.grad.any(1).all()
+
+
+def test_what_is_to_be_made_again_does_not_move_towards_the_code() -> None:
+    trunk, wanted = trunk_of("encoder_decoder", code_width=2), rows(9).requires_grad_()
+    trace = Trace(rows=wanted)
+    trunk.rest(*trunk.first(rows(9, seed=1)), trace=trace)
+    penalty = trace.penalties["reconstruction"]
+    assert torch.autograd.grad(penalty, wanted, allow_unused=True) == (None,)
 
 
 def test_reconstruction_teaches_a_code_what_is_in_the_rows() -> None:

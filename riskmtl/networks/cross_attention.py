@@ -50,7 +50,7 @@ class CrossAttention(Trunk):
         features = self.bodies.rest(*parts)  # (tasks, batch, width)
         if trace is not None:
             trace.shared = features
-        own = features if len(self.asking) == len(features) else features[self.asking]
+        own = features if self.asking == list(range(len(features))) else features[self.asking]
         # Batched over the rows, (batch, tasks, width).
         asks = self.query(own).transpose(0, 1)
         keys, values = self.key(features).transpose(0, 1), self.value(features).transpose(0, 1)

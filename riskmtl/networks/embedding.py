@@ -40,6 +40,7 @@ class NumericEmbedding(nn.Module, ABC):
         self.width = width
         self.missing = nn.Parameter(torch.zeros(features, width))
 
+    @abstractmethod
     def fit(self, values: NDArray[np.float32]) -> None:
         """
         Learn scale or bins of each feature.
@@ -49,13 +50,6 @@ class NumericEmbedding(nn.Module, ABC):
         values : ndarray of shape (rows, features)
             Training rows, NaN for missing.
         """
-        # Where nothing is missing there is nothing to learn, and the backward pass ends here.
-        self.missing.requires_grad_(bool(np.isnan(values).any()))
-        self.place(values)
-
-    @abstractmethod
-    def place(self, values: NDArray[np.float32]) -> None:
-        """Set scale or bins of each feature from ``(rows, features)``."""
 
     @abstractmethod
     def embed(self, x: Tensor) -> Tensor:
@@ -96,7 +90,7 @@ class Standardized(NumericEmbedding):
         self.register_buffer("mean", torch.zeros(features))
         self.register_buffer("scale", torch.ones(features))
 
-    def place(self, values: NDArray[np.float32]) -> None:
+    def fit(self, values: NDArray[np.float32]) -> None:
         """Learn range, mean and standard deviation of each feature."""
         for position in range(self.features):
             seen = _seen(values[:, position])
@@ -215,7 +209,7 @@ class PiecewiseLinear(NumericEmbedding):
             first = torch.arange(features).unsqueeze(1) * steps
             self.register_buffer("first_step", first, persistent=False)
 
-    def place(self, values: NDArray[np.float32]) -> None:
+    def fit(self, values: NDArray[np.float32]) -> None:
         """Place the edges of each feature's bins, see :func:`bin_edges`, and its steps."""
         self.left.fill_(math.inf)
         self.bin_width.fill_(1)
@@ -402,6 +396,22 @@ class FeatureEmbedding(nn.Module):
             self.numeric.fit(encoded[::step, self.numeric_columns.cpu().numpy()])
         if self.categorical is not None:
             self.categorical.fit(encoded[:, self.categorical_columns.cpu().numpy()])
+        self.learn_missing(encoded)
+
+    def learn_missing(self, encoded: NDArray[np.float32]) -> None:
+        """
+        Let vectors of missing values learn where there are missing values to learn them from.
+
+        Parameters
+        ----------
+        encoded : ndarray of shape (rows, features)
+            Rows that the next training is on.
+        """
+        if self.numeric is not None:
+            columns = self.numeric_columns.tolist()
+            # Where nothing is missing the backward pass ends here.
+            is_any = any(np.isnan(encoded[:, column]).any() for column in columns)
+            self.numeric.missing.requires_grad_(is_any)
 
     def forward(self, x: Tensor) -> Tensor:
         """Embed ``(batch, features)`` as ``(batch, out_features)``."""
@@ -441,7 +451,7 @@ def credibility(rows: NDArray[Any], half: float) -> Tensor:
     rows : ndarray of shape (groups,)
         Training rows of each group.
     half : float
-        Rows at which the trust is one half; 0 trusts every group wholly.
+        Rows at which the trust is one half; 0 trusts every group that has a row wholly.
 
     Returns
     -------
@@ -453,7 +463,7 @@ def credibility(rows: NDArray[Any], half: float) -> Tensor:
     tensor([0.0000, 0.2500, 0.9000])
     """
     counts = torch.from_numpy(rows.astype(np.float32))
-    return counts / (counts + half) if half else torch.ones_like(counts)
+    return counts / (counts + half) if half else (counts > 0).float()
 
 
 def bin_edges(values: NDArray[Any], bins: int) -> NDArray[np.float32]:

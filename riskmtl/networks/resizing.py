@@ -2,8 +2,8 @@
 Networks with one task more, or with fewer, from a trained one.
 
 Both build a network of the new size from the same shape and move the weights. Which slice goes
-where is known from :meth:`Network.owners` alone, and the answers are compared on rows before
-anything is handed out; so a way of sharing needs no code of its own for either.
+where is known from :meth:`Network.owners` alone, and the answers are compared before anything is
+handed out; so a way of sharing needs no code of its own for either.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ from torch import Tensor
 from riskmtl.networks import IndependentNetworks, Network, NetworkConfig
 from riskmtl.networks.trunk import SomeTasks
 
-# Another number of groups adds up in another order; a misplaced slice moves far more.
-_TOLERANCE = 1e-4
+# Of float64: another number of groups adds up in another order, and nothing else may differ.
+_TOLERANCE = 1e-9
 _PROBES = 64
 
 
@@ -94,9 +94,21 @@ def grown(
                 where = places.of(name, state[name].shape, target.shape)
                 _move(state[name].cpu(), target, where)
                 old[name][where[0] if where else ...] = True
-    if not _same(larger.eval(), network, range(tasks), cardinalities):
+    old = {name: old[name] for name, _ in larger.named_parameters()}
+    if not _same(network, _redrawn(larger.eval(), old), range(tasks)):
         raise ValueError(_cannot_grow(shape.network))
-    return Grown(larger, {name: old[name] for name, _ in larger.named_parameters()})
+    return Grown(larger, old)
+
+
+def _redrawn(network: Network, old: Mapping[str, Tensor]) -> Network:
+    """A copy in which all that is new is something else, as it will be once it has learned."""
+    other = copy.deepcopy(network)
+    generator = torch.Generator().manual_seed(1)
+    with torch.no_grad():
+        for name, parameter in other.named_parameters():
+            new = parameter[~old[name]]
+            parameter[~old[name]] = torch.randn(new.shape, generator=generator)
+    return other
 
 
 class _Places:
@@ -230,10 +242,11 @@ def _shrunk_one(
     smaller = network.only(tasks)
     if not isinstance(smaller.trunk, SomeTasks):
         rebuilt = _rebuilt(smaller, shape, cardinalities)
-        if rebuilt is not None and _same(network, rebuilt, tasks, cardinalities):
+        if rebuilt is not None and _same(network, rebuilt, tasks):
             return rebuilt, replace(shape, cut_trunks=())
         smaller.trunk = SomeTasks(network.trunk, tasks)
-    trunk_tasks = shape.cut_trunks[0][0] if shape.cut_trunks else network.towers.tasks
+    # 0 where another network of the model keeps its whole trunk, and this one does not yet.
+    trunk_tasks = (shape.cut_trunks[0][0] if shape.cut_trunks else 0) or network.towers.tasks
     shape = replace(shape, cut_trunks=((trunk_tasks, tuple(smaller.trunk.tasks)),))
     whole = _rebuilt(smaller, shape, cardinalities)
     assert whole is not None
@@ -260,25 +273,20 @@ def _rebuilt(
 # ---- comparing -----------------------------------------------------------------------------------
 
 
-def _outputs(network: Network, cardinalities: Sequence[int]) -> Tensor:
-    """Raw outputs for rows that look like nobody, ``(rows, tasks)``."""
+def _outputs(network: Network) -> Tensor:
+    """Raw outputs for embedded rows that look like nobody's, ``(rows, tasks)``."""
+    exact = copy.deepcopy(network).cpu().double().eval()
     generator = torch.Generator().manual_seed(0)
-    numbers = 2 * torch.randn(_PROBES, len(cardinalities), generator=generator)
-    codes = torch.rand(_PROBES, len(cardinalities), generator=generator)
-    sizes = torch.tensor(cardinalities)
-    rows = torch.where(sizes > 0, (codes * sizes).floor(), numbers)
-    was_training = network.training
-    weight = network.towers.out.weight
+    width = network.embedding.out_features
+    rows = torch.randn(_PROBES, width, generator=generator, dtype=torch.float64)
+    # Here the numbers of all gates are level, so that a sparse one leaves no expert out.
+    rows[0] = 0
     with torch.inference_mode():
-        found = network.eval()(rows.to(weight.device)).cpu()
-    network.train(was_training)
-    return found
+        return exact.answer(rows)
 
 
-def _same(
-    whole: Network, smaller: Network, tasks: Sequence[int], cardinalities: Sequence[int]
-) -> bool:
-    """Whether a smaller network answers for some tasks as the whole one does."""
-    expected = _outputs(whole, cardinalities)[:, list(tasks)]
-    found = _outputs(smaller, cardinalities)
+def _same(network: Network, other: Network, tasks: Sequence[int]) -> bool:
+    """Whether the first heads of another network, with the same embedding, answer as some do."""
+    expected = _outputs(network)[:, list(tasks)]
+    found = _outputs(other)[:, : len(tasks)]
     return torch.allclose(found, expected, rtol=_TOLERANCE, atol=_TOLERANCE)

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import NamedTuple
 
+import torch
 from torch import Tensor, nn
 
 SHARED = -1  # owner of what no task has for itself
@@ -30,6 +31,14 @@ class Gated(NamedTuple):
     weights: Tensor
     experts: Tensor
     stream: Tensor
+
+    def only(self, tasks: Sequence[int]) -> Gated:
+        """What gates of some tasks say at a last level, and the experts that they may select."""
+        places = {task: position for position, task in enumerate([*tasks, len(self.weights)])}
+        streams = self.stream.tolist()
+        kept = [expert for expert, stream in enumerate(streams) if stream in places]
+        stream = self.stream.new_tensor([places[streams[expert]] for expert in kept])
+        return Gated(self.weights[list(tasks)][:, :, kept], self.experts[kept], stream)
 
 
 @dataclass(slots=True)
@@ -150,7 +159,20 @@ class SomeTasks(Trunk):
 
     def rest(self, *parts: Tensor, trace: Trace | None = None) -> Tensor:
         """What it does then, for some tasks."""
-        return self.whole.rest(*parts, trace=trace)[self.tasks]
+        found = self.whole.rest(*parts, trace=trace)[self.tasks]
+        if trace is not None and trace.gated:
+            # At the levels before, all experts still feed the shared stream.
+            trace.gated[-1] = trace.gated[-1].only(self.tasks)
+        return found
+
+    def owners(self) -> dict[str, Tensor]:
+        """Whose each parameter of the whole is; what a task owned that is left out is shared."""
+        return {
+            f"whole.{name}": torch.tensor(
+                [self.tasks.index(o) if o in self.tasks else SHARED for o in owners.tolist()]
+            )
+            for name, owners in self.whole.owners().items()
+        }
 
     def only(self, tasks: Sequence[int]) -> SomeTasks:
         """The same whole, for fewer of its tasks."""

@@ -229,7 +229,9 @@ def _beginning(
 ) -> Network:
     """The network that training begins with."""
     if start is not None:
-        return copy.deepcopy(start).cpu().train()
+        network = copy.deepcopy(start).cpu().train()
+        network.embedding.learn_missing(rows.x)
+        return network
     torch.manual_seed(config.seed)
     network = Network(cardinalities, len(plan.names), shape, regression=plan.regression)
     network.embedding.fit(rows.x)
