@@ -108,7 +108,7 @@ class MultiTaskClassifier(AddingMixin, AdaptingMixin, LabellingMixin):
         else 0.004, at a batch of 1024 and in proportion to the square root of the batch; see
         :mod:`riskmtl.sizing`.
     weight_decay : float
-        Decoupled decay of the matrices of experts and towers.
+        Decoupled decay of all matrices but those of the embedding.
     embedding_decay : float or "auto"
         The same of the vectors that categories, bins and steps are embedded as, which learn rare
         values by heart where nothing holds them. ``"auto"``: 0.01, and 2 from 50,000 rows.

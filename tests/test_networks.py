@@ -518,12 +518,25 @@ def test_a_value_missing_in_a_few_of_many_rows_has_a_vector_that_learns(
     x[:, 1] = np.arange(40)
     embedding = FeatureEmbedding([3, 0], numeric="piecewise_linear", width=2, bins=4)
     for row in (None, 5, 39):
-        # Bins are placed by every fourth row, 0, 4, 8, ….
+        # Bins are placed by one row in four.
         if row is not None:
             x[row, 1] = NAN
         embedding.fit(x)
         assert embedding.numeric.missing.requires_grad == (row is not None)
-        assert embedding.numeric.knots()[0].max() == 36
+        assert len(set(embedding.numeric.knots()[0].tolist())) == 5
+
+
+def test_bins_of_many_rows_see_both_of_rows_that_take_turns(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("riskmtl.networks.embedding._MOST_ROWS_FOR_EDGES", 20)
+    x = np.arange(40, dtype=np.float32).reshape(-1, 1)
+    x[1::2] += 1000
+    embedding = FeatureEmbedding([0], numeric="piecewise_linear", width=2, bins=4)
+    embedding.fit(x)
+    knots = embedding.numeric.knots()[0]
+    assert knots.min() < 40
+    assert knots.max() > 1000
 
 
 @pytest.mark.parametrize("numeric", NUMERIC_EMBEDDINGS)

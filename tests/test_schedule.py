@@ -464,7 +464,7 @@ def test_a_single_task_knows_every_schedule() -> None:
         ({"warm_up": {"frod": 2}}, "warm_up: unknown task 'frod': did you mean 'fraud'"),
         ({"warm_up": {"fraud": -1}}, "warm_up of 'fraud' must be a positive number, got -1"),
         ({"warm_up": {"fraud": np.inf}}, "warm_up of 'fraud' must be finite, got inf"),
-        ({"weight_decay": np.nan}, "weight_decay must not be negative, got nan"),
+        ({"weight_decay": np.nan}, "weight_decay must be a number from 0 up, got nan"),
         ({"warm_up": 3}, "warm_up must be a mapping of names to values, got 3"),
         ({"freeze_shared_after": 0}, "freeze_shared_after must be a whole number of at least 1"),
         ({"balanced_events": {"fraud": 0}}, "balanced_events of 'fraud' must be a positive"),
