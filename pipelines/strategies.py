@@ -110,6 +110,10 @@ STRATEGIES: Mapping[str, Strategy] = {
         soft_sharing__trace_norm={"network": "soft_sharing", "tie": "trace_norm"},
         cross_stitch={"network": "soft_sharing", "tie": "cross_stitch"},
         encoder_decoder={"network": "encoder_decoder"},
+        encoder_decoder__no_reconstruction={
+            "network": "encoder_decoder",
+            "penalties": {"reconstruction": 0.0},
+        },
         mmoe={"network": "mmoe"},
         mmoe__top_k={"network": "mmoe", "gating": "top_k"},
         mmoe__dselect_k={"network": "mmoe", "gating": "dselect_k"},
@@ -124,7 +128,8 @@ STRATEGIES: Mapping[str, Strategy] = {
     ),
     **_balancings(
         "gradient conflict",
-        *("pcgrad", "cagrad", "mgda", "nash_mtl", "aligned_mtl", "upgrad", "imtl_g", "fairgrad"),
+        *("pcgrad", "gradvac", "cagrad", "mgda", "nash_mtl", "fairgrad"),
+        *("aligned_mtl", "upgrad", "dual_proj", "imtl_g"),
     ),
     "pcgrad, representation": Strategy(
         "gradient conflict", {"balancing": "pcgrad", "balancing_options": {"at": "representation"}}

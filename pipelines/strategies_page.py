@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -34,17 +35,17 @@ def as_page(results: Mapping[str, Any], groups: Mapping[str, str]) -> str:
             *_introduction(fits),
             "## In short",
             "",
-            *_verdicts(differences),
+            *_verdicts(differences, fits),
             "## Difference to plain sums",
             "",
             *_differences(differences, groups),
             "## Every figure",
             "",
-            "Mean over the seeds (number in brackets). Seconds are of a fit, on a machine that",
-            "other jobs used too.",
+            "AUC / average precision of each head, and epochs until the training stopped: means",
+            "over the seeds (number in brackets). Networks that train one after another count by",
+            "the longest.",
             "",
             *_figures(fits, groups),
-            "",
             "## Cost of a step",
             "",
             *_cost(results["cost"], groups),
@@ -70,40 +71,87 @@ def _introduction(fits: Sequence[Record]) -> list[str]:
 # ---- in short ------------------------------------------------------------------------------------
 
 
-def _verdicts(differences: Sequence[Record]) -> list[str]:
+def _verdicts(differences: Sequence[Record], fits: Sequence[Record]) -> list[str]:
     if not differences:
         return ["Nothing has been compared yet.", ""]
     names = list(dict.fromkeys(d["strategy"] for d in differences))
-    lines = [_verdict(name, [d for d in differences if d["strategy"] == name]) for name in names]
-    lines.sort(key=lambda line: -line[1])
-    never_worse = [name for name, _, better, worse, _ in lines if better and not worse]
-    conclusion = (
-        "No strategy is significantly better than plain sums on any head without being worse on "
-        "another: the default stays."
-        if not never_worse
-        else "Significantly better than plain sums on some head and worse on none: "
-        + ", ".join(f"`{name}`" for name in never_worse)
-        + ". No default was changed on these test rows."
-    )
+    lines = [_Verdict.of(name, differences, fits) for name in names]
+    lines.sort(key=lambda line: -line.area)
     return [
-        conclusion,
+        _conclusion(lines),
         "",
-        "Significance is at 5 % after Holm over all strategies and heads of a table.",
+        "Means over all tables and heads. Significance is of the AUC, at 5 % after Holm over all",
+        "strategies and heads of a table.",
         "",
-        "| strategy | mean difference in AUC | heads better | heads worse | of |",
-        "|---|---|---|---|---|",
+        "| strategy | difference in AUC | in average precision | heads better | heads worse | of |",
+        "|---|---|---|---|---|---|",
         *(
-            f"| {name} | {mean:+.4f} | {better} | {worse} | {count} |"
-            for name, mean, better, worse, count in lines
+            f"| {line.name} | {line.area:+.4f} | {line.precision:+.4f} | {line.better} | "
+            f"{line.worse} | {line.heads} |"
+            for line in lines
         ),
         "",
     ]
 
 
-def _verdict(name: str, own: Sequence[Record]) -> tuple[str, float, int, int, int]:
-    sure = [d["estimate"] for d in own if d["p_holm"] < 0.05]
-    better, worse = sum(e > 0 for e in sure), sum(e < 0 for e in sure)
-    return name, float(np.mean([d["estimate"] for d in own])), better, worse, len(own)
+def _conclusion(lines: Sequence[_Verdict]) -> str:
+    better = [line for line in lines if line.better]
+    never_worse = [f"`{line.name}`" for line in better if not line.worse]
+    if never_worse:
+        return (
+            "Significantly better than plain sums on some head and worse on none: "
+            + ", ".join(never_worse)
+            + ". No default was changed on these test rows."
+        )
+    if better:
+        return (
+            "No strategy is significantly better than plain sums on any head without being worse "
+            "on another: the default stays."
+        )
+    return (
+        "No strategy is significantly better than plain sums on any head, and "
+        f"{sum(line.worse > 0 for line in lines)} of {len(lines)} are worse on some: the default "
+        "stays."
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class _Verdict:
+    """What a strategy comes to over all tables and heads."""
+
+    name: str
+    area: float
+    precision: float
+    better: int
+    worse: int
+    heads: int
+
+    @classmethod
+    def of(cls, name: str, differences: Sequence[Record], fits: Sequence[Record]) -> _Verdict:
+        own = [d for d in differences if d["strategy"] == name]
+        sure = [d["estimate"] for d in own if d["p_holm"] < 0.05]
+        return cls(
+            name=name,
+            area=float(np.mean([d["estimate"] for d in own])),
+            precision=_precision(name, fits),
+            better=sum(estimate > 0 for estimate in sure),
+            worse=sum(estimate < 0 for estimate in sure),
+            heads=len(own),
+        )
+
+
+def _precision(name: str, fits: Sequence[Record]) -> float:
+    """Average precision less the reference's on the same seed, each head counting alike."""
+    found: dict[tuple[str, str], list[float]] = {}
+    reference = {(fit["table"], fit["seed"]): fit for fit in fits if fit["strategy"] == REFERENCE}
+    for fit in fits:
+        if fit["strategy"] == name:
+            same = reference[fit["table"], fit["seed"]]["tasks"]
+            for own, theirs in zip(fit["tasks"], same, strict=True):
+                found.setdefault((fit["table"], own["task"]), []).append(
+                    own["average_precision"] - theirs["average_precision"]
+                )
+    return float(np.mean([np.mean(each) for each in found.values()]))
 
 
 # ---- tables --------------------------------------------------------------------------------------
@@ -119,12 +167,7 @@ def _differences(differences: Sequence[Record], groups: Mapping[str, str]) -> li
     for table in dict.fromkeys(d["table"] for d in differences):
         of_table = [d for d in differences if d["table"] == table]
         heads = list(dict.fromkeys(d["task"] for d in of_table))
-        lines += [
-            f"### {table[0].upper()}{table[1:]}",
-            "",
-            "| | strategy | " + " | ".join(heads) + " |",
-            "|---|---|" + "---|" * len(heads),
-        ]
+        lines += _heading(table, heads)
         for name in groups:
             own = {d["task"]: d for d in of_table if d["strategy"] == name}
             if own:
@@ -142,21 +185,35 @@ def _difference(difference: Record) -> str:
 
 
 def _figures(fits: Sequence[Record], groups: Mapping[str, str]) -> list[str]:
-    lines = ["| table | strategy | head | AUC | AP | seconds |", "|---|---|---|---|---|---|"]
+    lines = []
     for table in dict.fromkeys(fit["table"] for fit in fits):
+        of_table = [fit for fit in fits if fit["table"] == table]
+        heads = [task["task"] for task in of_table[0]["tasks"]]
+        lines += _heading(table, ["epochs", *heads])
         for name in groups:
-            runs = [fit for fit in fits if (fit["table"], fit["strategy"]) == (table, name)]
-            for position, task in enumerate(runs[0]["tasks"] if runs else []):
-                area, precision = (
-                    np.mean([run["tasks"][position][metric] for run in runs])
-                    for metric in ("roc_auc", "average_precision")
-                )
-                seconds = np.mean([run["seconds"] for run in runs])
-                lines.append(
-                    f"| {table} | {name} ({len(runs)}) | {task['task']} | {area:.4f} | "
-                    f"{precision:.4f} | {seconds:.0f} |"
-                )
+            runs = [fit for fit in of_table if fit["strategy"] == name]
+            if runs:
+                cells = [f"{np.mean([run['epochs'] for run in runs]):.0f}"]
+                cells += [_ranking([run["tasks"][i] for run in runs]) for i in range(len(heads))]
+                lines.append(f"| {groups[name]} | {name} ({len(runs)}) | {' | '.join(cells)} |")
+        lines.append("")
     return lines
+
+
+def _heading(table: str, columns: Sequence[str]) -> list[str]:
+    return [
+        f"### {table[0].upper()}{table[1:]}",
+        "",
+        f"| | strategy | {' | '.join(columns)} |",
+        "|---|---|" + "---|" * len(columns),
+    ]
+
+
+def _ranking(runs: Sequence[Record]) -> str:
+    area, precision = (
+        np.mean([run[metric] for run in runs]) for metric in ("roc_auc", "average_precision")
+    )
+    return f"{area:.4f} / {precision:.4f}"
 
 
 def _cost(cost: Mapping[str, Record], groups: Mapping[str, str]) -> list[str]:

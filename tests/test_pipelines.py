@@ -17,6 +17,8 @@ import pytest
 
 from riskmtl import LightGBMBaseline, MultiTaskClassifier
 from riskmtl.metrics import evaluate
+from riskmtl.networks import TRUNKS
+from riskmtl.training.balancing import BALANCING
 
 ROOT = Path(__file__).parents[1]
 
@@ -250,12 +252,27 @@ def test_strategies_are_held_against_the_plain_sum_and_not_fitted_twice(
     assert [d["task"] for d in results["differences"]] == ["default", "fraud", "takeover"]
     page = (tmp_path / "out" / "strategies.md").read_text()
     assert f"{results['differences'][0]['estimate']:+.4f}" in page
+    ours, theirs = (
+        [task["average_precision"] for task in fits[f"{table}/{name}/seed 0"]["tasks"]]
+        for name in ("shared bottom", "sum")
+    )
+    area = np.mean([d["estimate"] for d in results["differences"]])
+    precision = np.mean(ours) - np.mean(theirs)
+    assert f"| shared bottom | {area:+.4f} | {precision:+.4f} |" in page
+    assert f" / {ours[2]:.4f} |\n" in page
     # Where the scores are gone, what was found with them stays.
     for path in (tmp_path / "scores").iterdir():
         path.unlink()
     run_pipeline(monkeypatch, "strategies", *options, "sum", "shared bottom")
     again = json.loads((tmp_path / "out" / "strategies.json").read_text())
     assert again == results
+
+
+def test_no_way_of_sharing_or_balancing_is_missing_among_the_strategies() -> None:
+    given = [strategy.parameters for strategy in pipeline("strategies").STRATEGIES.values()]
+    reference = MultiTaskClassifier()
+    for name, known in {"network": TRUNKS, "balancing": BALANCING}.items():
+        assert {each.get(name, getattr(reference, name)) for each in given} == set(known)
 
 
 def test_a_step_that_does_twice_the_work_costs_more(monkeypatch: pytest.MonkeyPatch) -> None:

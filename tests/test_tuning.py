@@ -27,11 +27,12 @@ from hypothesis import strategies as st
 from optuna.distributions import BaseDistribution, FloatDistribution
 from polars.testing import assert_frame_equal
 
-from riskmtl import DataSchema, MultiTaskClassifier, RiskModel, tuning
+from riskmtl import DataSchema, MultiTaskClassifier, RiskModel
 from riskmtl.columns import Column, Task
 from riskmtl.networks import TRUNKS
 from riskmtl.training.balancing import BALANCING
-from riskmtl.tuning import Tuned, tune
+from riskmtl.tuning import Tuned, space, tune
+from riskmtl.tuning.trials import best_score
 
 Frame = pl.DataFrame
 README = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
@@ -222,23 +223,23 @@ def three(cards: Frame) -> tuple[Frame, DataSchema]:
 
 
 def test_partitions_of_few_tasks_are_all_but_each_by_itself() -> None:
-    assert tuning._partitions(["a"]) == [[["a"]]]
-    assert tuning._partitions(["a", "b"]) == [[["a", "b"]]]
-    said = [tuning._said(groups) for groups in tuning._partitions(["a", "b", "c"])]
+    assert space.partitions(["a"]) == [[["a"]]]
+    assert space.partitions(["a", "b"]) == [[["a", "b"]]]
+    said = [space.said(groups) for groups in space.partitions(["a", "b", "c"])]
     assert said[0] == "a+b+c"
     assert sorted(said[1:]) == ["a | b+c", "a+b | c", "a+c | b"]
     # Bell's number of 4 is 15.
-    assert len(tuning._partitions(["a", "b", "c", "d"])) == 14
+    assert len(space.partitions(["a", "b", "c", "d"])) == 14
 
 
 @pytest.mark.parametrize("count", [2, 3, 4, 5, 7])
 def test_each_partition_is_one_of_all_tasks(count: int) -> None:
     tasks = [f"task {i}" for i in range(count)]
-    found = tuning._partitions(tasks)
+    found = space.partitions(tasks)
     assert found[0] == [tasks]
     for groups in found:
         assert sorted(task for group in groups for task in group) == tasks
-    said = [tuning._said(groups) for groups in found]
+    said = [space.said(groups) for groups in found]
     assert len(set(said)) == len(said)
     if count > 4:
         assert len(found) == 1 + count + count * (count - 1) // 2
@@ -257,13 +258,13 @@ def test_groups_are_searched_from_three_tasks_on(
         if row["groups"] == together or row["network"] == "single_task":
             assert parameters.get("groups") is None
         else:
-            assert tuning._said(parameters["groups"]) == row["groups"]
+            assert space.said(parameters["groups"]) == row["groups"]
             apart += row["state"] == "complete"
     assert apart > 0
     assert json.loads(json.dumps(tuned.parameters)) == tuned.parameters
     monkeypatch.undo()
     model = MultiTaskClassifier(schema=three[1], **tuned.parameters).fit(three[0])
-    assert tuning._best_score(model) == pytest.approx(tuned.score)
+    assert best_score(model) == pytest.approx(tuned.score)
 
 
 def test_the_score_of_groups_is_that_of_their_best_epochs(
@@ -284,9 +285,9 @@ def test_the_score_of_groups_is_that_of_their_best_epochs(
 def test_given_groups_leave_no_network_per_task(three: tuple[Frame, DataSchema]) -> None:
     names = [task.name for task in three[1].tasks]
     groups = {"groups": [["fraud"], ["old", "abroad"]]}
-    assert "single_task" in tuning._space(names, 0.01, {})["network"].choices
-    assert "single_task" not in tuning._space(names, 0.01, groups)["network"].choices
-    alone = tuning._space(names, 0.01, {"network": "single_task"})
+    assert "single_task" in space.space_of(names, 0.01, {})["network"].choices
+    assert "single_task" not in space.space_of(names, 0.01, groups)["network"].choices
+    alone = space.space_of(names, 0.01, {"network": "single_task"})
     assert not {"groups", "balancing"} & set(alone)
 
 
@@ -294,7 +295,7 @@ def test_balancing_is_searched_where_there_is_something_to_balance(
     three: tuple[Frame, DataSchema],
 ) -> None:
     names = [task.name for task in three[1].tasks]
-    searched = tuning._space(names, 0.01, {})["balancing"].choices
+    searched = space.space_of(names, 0.01, {})["balancing"].choices
     assert searched[0] == "sum"
     assert set(searched) < set(BALANCING)
     for fixed in (
@@ -303,9 +304,9 @@ def test_balancing_is_searched_where_there_is_something_to_balance(
         {"network": "single_task"},
         {"schedule": "by_size"},
     ):
-        assert "balancing" not in tuning._space(names, 0.01, fixed)
-    assert "balancing" not in tuning._space(names[:1], 0.01, {})
-    search = tuning._search(three[0], None, three[1], {"random_state": 0})
+        assert "balancing" not in space.space_of(names, 0.01, fixed)
+    assert "balancing" not in space.space_of(names[:1], 0.01, {})
+    search = space.lay_out(three[0], None, three[1], {"random_state": 0})
     assert search.defaults["balancing"] == "sum"
     drawn = {**search.defaults, "network": "mmoe", "balancing": "uncertainty"}
     assert search.parameters(drawn)["balancing"] == "uncertainty"
@@ -318,7 +319,7 @@ def test_a_journal_of_another_space_is_refused(
     journal = tmp_path / "journal"
     fixed = without("network")
     search(trials=1, fixed=fixed, journal=journal)
-    monkeypatch.setattr(tuning, "TRUNKS", ["ple", "mmoe", "shared_bottom"])
+    monkeypatch.setattr(space, "TRUNKS", ["ple", "mmoe", "shared_bottom"])
     with pytest.raises(ValueError, match=r"another search \(other search space\)"):
         search(trials=2, fixed=fixed, journal=journal)
 
@@ -343,7 +344,7 @@ def _within(values: BaseDistribution) -> st.SearchStrategy[Any]:
 def test_whatever_is_drawn_can_be_trained(
     cards: Frame, cards_schema: DataSchema, data: st.DataObject, units: list[int]
 ) -> None:
-    search = tuning._search(cards, None, cards_schema, {"random_state": 0})
+    search = space.lay_out(cards, None, cards_schema, {"random_state": 0})
     search = replace(search, units={"expert_units": units, "shared_units": units})
     draw = {name: data.draw(_within(values)) for name, values in search.space.items()}
     parameters = search.parameters(draw)

@@ -54,6 +54,7 @@ def draw_mix(rows: int, concentration: float, device: torch.device) -> Mix:
     """
     # Two gamma numbers in logarithms, from those of one concentration more (Marsaglia & Tsang
     # 2000, section 6): of a small one they are all but 0, and their share would be of two zeros.
-    more = torch.full((2,), concentration + 1.0, dtype=torch.float64)
-    first, second = torch._standard_gamma(more).log() + torch.rand_like(more).log() / concentration
+    more = torch.tensor(concentration + 1.0, dtype=torch.float64)
+    drawn = torch.distributions.Gamma(more, torch.ones_like(more)).sample((2,))
+    first, second = drawn.log() + torch.rand_like(drawn).log() / concentration
     return Mix(torch.randperm(rows, device=device), float((first - second).sigmoid()))
