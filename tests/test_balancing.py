@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 import pytest
+import pytorch_lightning as lightning
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -420,6 +421,26 @@ def test_uncertainty_knows_which_head_is_a_regression() -> None:
     plan = TaskPlan(("a", "b"), (False, True), (1.0, 1.0), (1.0, 1.0))
     made = make_balancing(replace(CONFIG, balancing="uncertainty"), plan)
     assert gradient(made, [1.0, 1.0]).tolist() == [1.0, 0.5]
+
+
+def test_learned_variances_neither_decay_nor_are_clipped() -> None:
+    class Noted(lightning.Callback):
+        decay, slopes = math.nan, Tensor()
+
+        def on_before_zero_grad(self, trainer: Any, pl_module: Any, optimizer: Any) -> None:
+            variances = pl_module.balancing.log_variances
+            (self.decay,) = (
+                group["weight_decay"]
+                for group in optimizer.param_groups
+                if any(parameter is variances for parameter in group["params"])
+            )
+            if variances.grad is not None:
+                self.slopes = variances.grad.clone()
+
+    noted = Noted()
+    fit(balancing="uncertainty", epochs=1, clip=1e-9, weight_decay=0.5, callbacks=[noted])
+    assert noted.decay == 0
+    assert noted.slopes.abs().min() > 1e-3
 
 
 def test_static_needs_weights_and_takes_no_automatic_ones(monkeypatch: Any) -> None:

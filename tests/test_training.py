@@ -151,6 +151,11 @@ def test_the_best_epoch_is_restored() -> None:
     assert np.mean(again) == pytest.approx(max(score), abs=1e-6)
 
 
+def test_the_first_of_equal_epochs_is_kept() -> None:
+    trained = fit(rows=rows(100), learning_rate=1e-30, weight_decay=0.0, epochs=3)
+    assert trained.best_epoch == 0
+
+
 def test_patience_ends_training() -> None:
     trained = fit(epochs=40, patience=2, learning_rate=0.5)
     assert trained.history[-1]["epoch"] == trained.best_epoch + 2

@@ -360,7 +360,7 @@ def test_whatever_is_drawn_can_be_trained(
 
 
 def test_trials_behind_the_median_are_cut_short(search: Callable[..., Tuned]) -> None:
-    tuned = search(trials=14, fixed={**QUICK, "epochs": 4, "patience": 4})
+    tuned = search(trials=14, fixed={**QUICK, "epochs": 4, "patience": 4}, seed=5)
     pruned = tuned.trials.filter(state="pruned")
     complete = tuned.trials.filter(state="complete")
     assert pruned.height + complete.height == 14

@@ -173,6 +173,8 @@ class MGDA(Surgery):
     """
     The shortest convex combination of the gradients (Sener & Koltun 2018, algorithm 2).
 
+    Of gradients that are the same one may have all the weight, which makes the same step.
+
     Parameters
     ----------
     task_weights : Tensor of shape (tasks,)
