@@ -96,12 +96,16 @@ def _verdicts(differences: Sequence[Record], fits: Sequence[Record]) -> list[str
 
 def _conclusion(lines: Sequence[_Verdict]) -> str:
     better = [line for line in lines if line.better]
-    never_worse = [f"`{line.name}`" for line in better if not line.worse]
+    never_worse = [line for line in better if not line.worse]
     if never_worse:
+        named = (
+            f"`{line.name}` (on {line.better} of {line.heads}, {line.area:+.4f} over all of them)"
+            for line in never_worse
+        )
         return (
             "Significantly better than plain sums on some head and worse on none: "
-            + ", ".join(never_worse)
-            + ". No default was changed on these test rows."
+            + ", ".join(named)
+            + ". The default stays: nothing is chosen on test rows."
         )
     if better:
         return (
