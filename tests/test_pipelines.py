@@ -268,6 +268,29 @@ def test_strategies_are_held_against_the_plain_sum_and_not_fitted_twice(
     assert again == results
 
 
+@pytest.mark.parametrize(
+    ("found", "said"),
+    [
+        ({"fraud": 0.0, "default": 0.0}, "better than plain sums on any head, and 0 of 1 are"),
+        ({"fraud": -0.01, "default": 0.0}, "better than plain sums on any head, and 1 of 1 are"),
+        ({"fraud": 0.02, "default": -0.01}, "on any head without being worse on another"),
+        ({"fraud": 0.02, "default": 0.0}, "worse on none: `mmoe` (on 1 of 2, +0.0100 over all"),
+    ],
+)
+def test_the_page_of_strategies_says_who_is_better(found: dict[str, float], said: str) -> None:
+    figures = [{"task": task, "roc_auc": 0.8, "average_precision": 0.3} for task in found]
+    fit = {"table": "cards", "seed": 0, "train_rows": 10, "epochs": 3, "tasks": figures}
+    fits = {name: {**fit, "strategy": name} for name in ("sum", "mmoe")}
+    differences = [
+        {"table": "cards", "task": task, "strategy": "mmoe", "seeds": 1, "estimate": estimate,
+         "low": estimate, "high": estimate, "p_holm": 0.01 if estimate else 1.0}
+        for task, estimate in found.items()
+    ]  # fmt: skip
+    results = {"fits": fits, "differences": differences, "cost": {}}
+    page = pipeline("strategies_page").as_page(results, {"sum": "reference", "mmoe": "sharing"})
+    assert said in page
+
+
 def test_no_way_of_sharing_or_balancing_is_missing_among_the_strategies() -> None:
     given = [strategy.parameters for strategy in pipeline("strategies").STRATEGIES.values()]
     reference = MultiTaskClassifier()
