@@ -200,6 +200,13 @@ def _check_trainer_options(model: MultiTaskClassifier) -> None:
         for name in options:
             if name not in valid:
                 raise ValueError(f"trainer_options: {unknown_name('option', name, valid)}")
+        # Of Lightning's values those that mean it; 1 would be every batch, and 1.0 every epoch.
+        for name, usual in (("val_check_interval", "1.0"), ("num_sanity_val_steps", "0")):
+            if repr(options.get(name)) not in ("None", usual):
+                raise ValueError(
+                    "trainer_options: an epoch is validated once, at its end, and none before: "
+                    f"leave out {name}"
+                )
 
 
 def per_task(

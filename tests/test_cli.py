@@ -741,6 +741,8 @@ def test_a_bad_file_is_refused_in_one_line(
         (["--set", "challenger_options={n_estimators: 0}"], ["n_estimators"]),
         (["--set", "challenger_options=3"], ["challenger_options"]),
         (["--set", "trainer_options={max_epoch: 1}"], ["max_epoch"]),
+        (["--set", "trainer_options={val_check_interval: 0.5}"], ["val_check_interval"]),
+        (["--set", "trainer_options={num_sanity_val_steps: 2}"], ["num_sanity_val_steps"]),
         (["--set", "trainer_options=3"], ["trainer_options"]),
         (["--set", "random_state=abc"], ["abc"]),
     ],
