@@ -895,8 +895,8 @@ def test_a_portfolio_that_cannot_be_is_refused_in_one_line(
             for share in ("101%", "-0.1", "2", "few", "nan", "%")
         ),
         *(
-            (["tune", *"--data x --schema y --out z --timeout".split(), time], "tune", time)
-            for time in ("0", "-3", "nan", "inf", "soon")
+            (["tune", "--data", "x", "--schema", "y", "--out", "z", "--timeout", t], "tune", t)
+            for t in ("0", "-3", "nan", "inf", "soon")
         ),
     ],
 )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -231,6 +232,22 @@ def test_a_rare_event_is_not_doubted_for_being_rare() -> None:
     one_kind = doubts(np.zeros(3), np.array([0.1, 0.2, 0.9]))
     assert not one_kind[1].any()
     assert one_kind[0].round(2).tolist() == [-0.3, -0.2, 0.5]
+
+
+@pytest.mark.parametrize("p", [0.1, 0.25, 0.5])
+def test_a_model_that_tells_no_row_from_another_doubts_none(p: float) -> None:
+    contradiction, suspicious = doubts(np.array([0.0] * 9 + [1.0]), np.full(10, p))
+    assert contradiction == pytest.approx(np.zeros(10), abs=1e-12)
+    assert not suspicious.any()
+
+
+def test_folds_leave_the_checkpoint_of_the_fit_alone(tmp_path: Path) -> None:
+    options = {**SMALL, "epochs": 1, "checkpoint_dir": str(tmp_path)}
+    model = MultiTaskClassifier("mmoe", **options).fit(X, frame_of(Y))
+    kept = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    assert model.check_labels(X, frame_of(Y), cv=2).height == 1600
+    assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == kept
+    assert model.checkpoint_dir == str(tmp_path)
 
 
 def test_the_other_heads_bear_witness() -> None:
