@@ -942,7 +942,7 @@ def test_a_diagnosis_is_said_and_written(
 @pytest.mark.parametrize(
     ("problem", "words"),
     [
-        ("no history", ["does not keep what its training recorded", "train it again"]),
+        ("no history", ["does not keep what the training of its heads", "train it again"]),
         ("trees", ["a model of kind 'lightgbm' has no epochs"]),
         ("no model", ["not a model"]),
         ("another file", ["is a file; choose a folder"]),
