@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -121,6 +122,13 @@ def test_a_step_looked_ahead_is_a_step_taken_on_a_copy(name: str) -> None:
         expected = [1 - a.item() / b.item() for a, b in zip(after, before, strict=True)]
         np.testing.assert_allclose(found[task], expected, atol=1e-5)
     assert found.diagonal().min() > 5e-5
+
+
+def test_dropout_does_not_blur_a_step() -> None:
+    network, x, y, weights = made(replace(SHAPE, dropout=0.5, feature_dropout=0.3))
+    found = lookahead(network, x, y, weights, rate=0.5, objective=objective())
+    still = lookahead(network.eval(), x, y, weights, rate=0.5, objective=objective())
+    assert torch.equal(found, still)
 
 
 def test_what_a_batch_does_not_observe_is_not_known() -> None:

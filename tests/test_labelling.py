@@ -278,7 +278,12 @@ def test_witness_raises_the_doubt(model: MultiTaskClassifier) -> None:
     y[both] = rng.integers(0, 2, 3000)[both, None]
     alone, told = (model.check_labels(new, frame_of(y), others=o) for o in (False, True))
     assert not (alone["evidence"] != 0).any()
-    pairs = told.filter(head="fraud").sort("row")["evidence"].to_numpy()
+    here = told.filter(head="fraud").sort("row")
+    z = np.log(here["probability"] / (1 - here["probability"])) + here["evidence"]
+    expected = doubts(here["label"].to_numpy(), sigmoid(z.to_numpy()))
+    assert here["contradiction"].to_numpy() == pytest.approx(expected[0])
+    assert here["suspicious"].to_list() == expected[1].tolist()
+    pairs = here["evidence"].to_numpy()
     surprise = y[:, 0] - model.predict_proba(new)[:, 0]
     assert np.corrcoef(pairs, surprise)[0, 1] == pytest.approx(1)
 
