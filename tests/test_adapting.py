@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from inspect import signature
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -81,6 +82,19 @@ def fitted(network: str = "mmoe", y: pl.DataFrame = OLD, **changes: Any) -> Mult
 @pytest.fixture(scope="module")
 def models() -> dict[str, MultiTaskClassifier]:
     return {network: fitted(network) for network in NETWORKS}
+
+
+@pytest.fixture
+def trainings(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
+    """What each training is given."""
+    found, train = [], fit.train
+
+    def watched(*given: Any, **more: Any) -> Any:
+        found.append(signature(train).bind(*given, **more).arguments)
+        return train(*given, **more)
+
+    monkeypatch.setattr(fit, "train", watched)
+    return found
 
 
 def margins(model: MultiTaskClassifier, tasks: Any = ("default", "fraud")) -> NDArray[np.float64]:
@@ -167,34 +181,50 @@ def test_distilled_heads_are_held_while_everything_learns(
 
 
 def test_a_new_task_counts_as_much_as_it_is_observed(
-    models: dict[str, MultiTaskClassifier], monkeypatch: pytest.MonkeyPatch
+    models: dict[str, MultiTaskClassifier], trainings: list[dict[str, Any]]
 ) -> None:
-    plans, train = [], fit.train
-
-    def watched(shape: Any, cardinalities: Any, plan: Any, *rest: Any, **more: Any) -> Any:
-        plans.append(plan)
-        return train(shape, cardinalities, plan, *rest, **more)
-
-    monkeypatch.setattr(fit, "train", watched)
     few = Y["takeover"].to_list()[:200] + [None] * 600
     models["shared_bottom"].add_task("takeover", X, few, shared="distilled", epochs=1)
     observed = sum(label is not None for label in few) / 800
-    assert plans[0].weights[:2] == (1.0, 1.0)
-    assert plans[0].weights[2] == pytest.approx(observed, abs=0.02)
+    assert trainings[0]["plan"].weights[:2] == (1.0, 1.0)
+    assert trainings[0]["plan"].weights[2] == pytest.approx(observed, abs=0.02)
 
 
-def test_tuning_counts_events_as_the_fit_did(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_added_task_is_trained_plainly(trainings: list[dict[str, Any]]) -> None:
+    """From its base rate on, whatever the fit did to many tasks, and gently where all learn."""
+    model = fitted(
+        "shared_bottom",
+        balancing="dwa",
+        schedule="round_robin",
+        label_smoothing=0.1,
+        mixup=0.2,
+        freeze_shared_after=1,
+        epochs=1,
+        learning_rate="auto",
+    )
+    trainings.clear()
+    for shared in ("frozen", "distilled"):
+        model.add_task("takeover", X, Y["takeover"], shared=shared)
+    configs = [call["config"] for call in trainings]
+    for config in configs:
+        assert (config.balancing, config.schedule, config.freeze_shared_after) == (
+            ("sum", "joint", None)
+        )
+        assert (config.label_smoothing, config.mixup) == (0, 0)
+    assert configs[1].learning_rate == pytest.approx(0.1 * configs[0].learning_rate, rel=0.05)
+    for call in trainings:
+        seen = call["rows"].y[:, 2]
+        rate = seen[~np.isnan(seen)].mean()
+        bias = call["start"].towers.out.bias.detach().numpy().ravel()
+        np.testing.assert_allclose(bias[-2:], np.log(rate / (1 - rate)), rtol=1e-4)
+
+
+def test_tuning_counts_events_as_the_fit_did(trainings: list[dict[str, Any]]) -> None:
     """Their factor is subtracted from the log-odds still, with a calibrator or without."""
     model = fitted("shared_bottom", event_weight={"fraud": 5.0}, epochs=1, calibrate=False)
-    plans, train = [], fit.train
-
-    def watched(shape: Any, cardinalities: Any, plan: Any, *rest: Any, **more: Any) -> Any:
-        plans.append(plan)
-        return train(shape, cardinalities, plan, *rest, **more)
-
-    monkeypatch.setattr(fit, "train", watched)
+    trainings.clear()
     model.fine_tune(X, OLD, epochs=1)
-    assert plans[0].positive_weights == pytest.approx((1.0, 5.0))
+    assert trainings[0]["plan"].positive_weights == pytest.approx((1.0, 5.0))
 
 
 def test_distilled_heads_are_calibrated_to_what_was_said(

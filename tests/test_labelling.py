@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from sklearn.model_selection import KFold
 
 from riskmtl import MultiTaskClassifier
-from riskmtl.labelling import apart, doubts, entropy, evidence_of_others, information
+from riskmtl.labelling import apart, doubts, entropy, evidence_of_others, information, representation
 from riskmtl.metrics import roc_auc
 from riskmtl.model import sigmoid
 from riskmtl.selection import out_of_fold
@@ -98,6 +98,18 @@ def test_members_are_asked_one_by_one(model: MultiTaskClassifier) -> None:
     assert disagreement == pytest.approx(expected, abs=1e-6)
     relative = [entropy(pooled[:, i]) / entropy(pooled[:, i].mean()) for i in (0, 1)]
     assert uncertainty == pytest.approx(np.mean(relative, axis=0))
+
+
+def test_the_score_is_the_mean_of_both_ranks(model: MultiTaskClassifier) -> None:
+    found = model.suggest_labels(X, 800, diversity=False).sort("row")
+    ranks = [found[name].rank() / 800 for name in ("uncertainty", "disagreement")]
+    np.testing.assert_allclose(found["score"], (ranks[0] + ranks[1]) / 2)
+
+
+def test_no_number_of_the_representation_outweighs_another(model: MultiTaskClassifier) -> None:
+    points = representation(model.model_, model.model_.encode(X), ["default", "fraud"])
+    np.testing.assert_allclose(points.mean(axis=0), 0, atol=1e-6)
+    np.testing.assert_allclose(points.std(axis=0), 1)
 
 
 def test_one_member_cannot_disagree_and_networks_need_not_be_one() -> None:
