@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
@@ -207,6 +207,11 @@ class MultiTaskEstimator(ExplainerMixin, ClassifierMixin, BaseEstimator, ABC):  
     def _check_shared_parameters(self) -> None:
         if self.schema is not None and not isinstance(self.schema, DataSchema):
             raise TypeError("schema must be a DataSchema: read one with riskmtl.load_schema")
+        tasks = self.regression_tasks
+        if isinstance(tasks, str) or not isinstance(tasks, Iterable):
+            raise ValueError(f"regression_tasks must be a list of task names, got {tasks!r}")
+        if not isinstance(self.calibrate, (bool, np.bool_)):
+            raise ValueError(f"calibrate must be true or false, got {self.calibrate!r}")
         if not is_number(self.validation_share) or not 0 < self.validation_share < 1:
             raise ValueError(
                 f"validation_share must lie between 0 and 1, got {self.validation_share!r}"

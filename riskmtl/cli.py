@@ -454,13 +454,14 @@ def _settings(options: argparse.Namespace) -> dict[str, Any]:
 
     from riskmtl.errors import unknown_name
     from riskmtl.estimator import MultiTaskClassifier
+    from riskmtl.yaml_file import read_values
 
     objects = ("schema", "callbacks", "logger")  # of a running program, not to be written down
     valid = [name for name in MultiTaskClassifier._get_param_names() if name not in objects]
     settings: dict[str, Any] = {}
     if options.config is not None:
         try:
-            loaded = yaml.safe_load(options.config.read_text(encoding="utf-8"))
+            loaded = read_values(options.config.read_text(encoding="utf-8"))
         except (yaml.YAMLError, UnicodeDecodeError) as error:
             raise ValueError(f"{options.config}: not a readable YAML file ({error})") from error
         if not isinstance(loaded, dict):
@@ -471,7 +472,7 @@ def _settings(options: argparse.Namespace) -> dict[str, Any]:
         if not equals:
             raise ValueError(f"--set {item}: write KEY=VALUE")
         try:
-            settings[key] = yaml.safe_load(value)
+            settings[key] = read_values(value)
         except yaml.YAMLError as error:
             raise ValueError(f"--set {item}: the value is not YAML ({error})") from error
     if options.network is not None:
@@ -479,6 +480,9 @@ def _settings(options: argparse.Namespace) -> dict[str, Any]:
     for key in settings:
         if key not in valid:
             raise ValueError(unknown_name("option", key, valid))
+    if isinstance(settings.get("precision"), int):
+        # A name, whatever YAML makes of its digits.
+        settings["precision"] = str(settings["precision"])
     return settings
 
 

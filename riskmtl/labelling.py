@@ -154,9 +154,10 @@ class LabellingMixin(MultiTaskEstimator, ABC):
         -----
         With :math:`p` the probability of the label that is given, the contradiction is
         :math:`t - p`, where :math:`t` is the mean of that probability over the rows with the same
-        label; a label is suspicious if the probability of the other one is at least the mean of
-        that over the rows that have it (confident learning, Northcutt et al. 2021). So an event
-        of a rare kind is not doubted for being rare. The other heads' evidence is
+        label; a label is suspicious if that is above 0 and the probability of the other one is at
+        least the mean of that over the rows that have it (confident learning, Northcutt et al.
+        2021). So an event of a rare kind is not doubted for being rare, and a model that tells no
+        row from another doubts none. The other heads' evidence is
         :math:`\sum_j \beta_j (y_j - p_j)` over the heads that observe the row: how far their labels
         are above what the model expects of them. The :math:`\beta` are fitted by a logistic
         regression of the head's labels on its log-odds and these.
@@ -220,6 +221,7 @@ class LabellingMixin(MultiTaskEstimator, ABC):
         """P(positive) of each binary task, by this model or by some that did not see the row."""
         if cv is None:
             return self.model_.probabilities(self._encode(X))
+        from sklearn.base import clone
         from sklearn.model_selection import KFold
 
         from riskmtl.frames import as_frame
@@ -232,7 +234,8 @@ class LabellingMixin(MultiTaskEstimator, ABC):
         if y is None:
             assert self.model_.schema is not None
             y = self.model_.schema.labels(as_frame(X))
-        return out_of_fold(self, X, y, cv=cv)
+        # A fold is another training than that whose checkpoint is kept.
+        return out_of_fold(clone(self).set_params(checkpoint_dir=None), X, y, cv=cv)
 
 
 # ---- what a label would teach --------------------------------------------------------------------
@@ -443,7 +446,9 @@ def doubts(
     usual = np.array([given[labels == kind].mean() if (labels == kind).any() else np.inf
                       for kind in (0, 1)])  # fmt: skip
     own = labels.astype(np.int64)
-    return usual[own] - given, 1 - given >= usual[1 - own]
+    contradiction = usual[own] - given
+    # Means of equal numbers differ from them by rounding.
+    return contradiction, (contradiction > 1e-12) & (1 - given >= usual[1 - own])
 
 
 def evidence_of_others(

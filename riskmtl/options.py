@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import math
 import sys
 from datetime import date, datetime
 from pathlib import Path
@@ -55,7 +56,14 @@ def _add_simulate(verbs: _Verbs) -> None:
 
 
 def _add_train(verbs: _Verbs) -> None:
-    train = verbs.add_parser("train", help="train a network and its LightGBM challengers")
+    train = verbs.add_parser(
+        "train",
+        help="train a network and its LightGBM challengers",
+        description="Train on the train part of the schema's split, watch the validation part, and "
+        "write the model. The parameters are those of MultiTaskClassifier, but for challenger: "
+        "lightgbm and random_state: 0 where nothing else is said. A training that was killed goes "
+        "on with the same call.",
+    )
     train.add_argument("--data", type=Path, required=True, help="Parquet file")
     train.add_argument("--schema", type=Path, required=True, help="YAML file")
     train.add_argument("--out", type=Path, required=True, help="folder for the model")
@@ -81,7 +89,7 @@ def _add_tune(verbs: _Verbs) -> None:
     )
     tune.add_argument("--seed", type=int, default=0)
     tune.add_argument(
-        "--timeout", type=float, metavar="MINUTES", help="begin no further trial after so long"
+        "--timeout", type=_minutes, metavar="MINUTES", help="begin no further trial after so long"
     )
     _add_parameters(tune)
     _add_max_bad(tune)
@@ -310,6 +318,16 @@ def _add_max_bad(parser: argparse.ArgumentParser) -> None:
         metavar="SHARE",
         help="share of rows that may break the schema and be left out, such as 1%% (default: 0)",
     )
+
+
+def _minutes(text: str) -> float:
+    try:
+        minutes = float(text)
+    except ValueError:
+        minutes = 0.0
+    if not 0 < minutes < math.inf:
+        raise argparse.ArgumentTypeError(f"{text!r} is no time: write minutes, such as 90")
+    return minutes
 
 
 def _share(text: str) -> float:

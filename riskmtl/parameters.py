@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from inspect import signature
+from os import PathLike
+from types import NoneType
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -78,8 +80,11 @@ def check_parameters(model: MultiTaskClassifier) -> None:
         raise ValueError(unknown_name("challenger", model.challenger, _CHALLENGERS))
     if model.challenger is not None:
         model._beside()._check_parameters()
-    if not isinstance(model.linear_path, (bool, np.bool_)):
-        raise ValueError(f"linear_path must be true or false, got {model.linear_path!r}")
+    for name in ("linear_path", "compile"):
+        if not isinstance(getattr(model, name), (bool, np.bool_)):
+            raise ValueError(f"{name} must be true or false, got {getattr(model, name)!r}")
+    if not isinstance(model.checkpoint_dir, (str, PathLike, NoneType)):
+        raise ValueError(f"checkpoint_dir must be a folder's path, got {model.checkpoint_dir!r}")
     for name in _COUNTS:
         require_count(name, getattr(model, name))
     for name in _AUTOMATIC:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, NoReturn
@@ -25,6 +26,40 @@ class _Loader(yaml.SafeLoader):
                     problem=f"key {key!r} is written twice", problem_mark=node.start_mark
                 )
         return super().construct_mapping(node, deep=deep)
+
+
+class _NumbersLoader(_Loader):
+    """Reads ``1e-3`` as the number that it is to everybody but YAML 1.1, which wants ``1.0e-3``."""
+
+
+_NumbersLoader.add_implicit_resolver(
+    "tag:yaml.org,2002:float", re.compile(r"[-+]?[0-9]+(\.[0-9]*)?[eE][-+]?[0-9]+$"), "+-0123456789"
+)
+
+
+def read_values(text: str) -> Any:
+    """
+    Read YAML that holds parameters.
+
+    Parameters
+    ----------
+    text : str
+
+    Returns
+    -------
+    object
+
+    Raises
+    ------
+    yaml.YAMLError
+        If it is no YAML, or has a key twice.
+
+    Examples
+    --------
+    >>> read_values("{learning_rate: 1e-3, network: ple}")
+    {'learning_rate': 0.001, 'network': 'ple'}
+    """
+    return yaml.load(text, Loader=_NumbersLoader)
 
 
 def read_yaml(path: str | Path, error: type[ValueError]) -> Any:

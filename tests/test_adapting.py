@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
+from inspect import signature
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -13,11 +16,15 @@ import torch
 from numpy.typing import NDArray
 
 from riskmtl import DataSchema, MultiTaskClassifier
+from riskmtl.adding import _held
+from riskmtl.calibration import Calibrator
 from riskmtl.metrics import log_loss, roc_auc
 from riskmtl.model import Head, taken_by, uncalibrated
 from riskmtl.networks import Network
 from riskmtl.schema import DataError, Task
+from riskmtl.training import fit
 from riskmtl.training.fit import ResumeError
+from riskmtl.training.rows import TrainingRows
 
 SMALL: dict[str, Any] = {
     "members": 2,
@@ -75,6 +82,19 @@ def fitted(network: str = "mmoe", y: pl.DataFrame = OLD, **changes: Any) -> Mult
 @pytest.fixture(scope="module")
 def models() -> dict[str, MultiTaskClassifier]:
     return {network: fitted(network) for network in NETWORKS}
+
+
+@pytest.fixture
+def trainings(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
+    """What each training is given."""
+    found, train = [], fit.train
+
+    def watched(*given: Any, **more: Any) -> Any:
+        found.append(signature(train).bind(*given, **more).arguments)
+        return train(*given, **more)
+
+    monkeypatch.setattr(fit, "train", watched)
+    return found
 
 
 def margins(model: MultiTaskClassifier, tasks: Any = ("default", "fraud")) -> NDArray[np.float64]:
@@ -151,11 +171,75 @@ def test_distilled_heads_are_held_while_everything_learns(
     assert 1e-6 < abs(new[:, :2] - old).max() < 0.2
     assert np.corrcoef(new[:, 0], old[:, 0])[0, 1] > 0.98
     np.testing.assert_allclose(new[:, :2].mean(0), old.mean(0), atol=0.01)
+    # Each is calibrated to what it said before.
+    assert larger.model_.heads[0].calibrator != model.model_.heads[0].calibrator
     shared = "trunk.levels.0.experts.layers.0.weight"
     states = [m.model_.scorer.network.state_dict()[shared] for m in (model, larger)]
     assert not torch.equal(states[0][-1], states[1][-1])
     assert set(larger.history_["task"]) == {"default", "fraud", "takeover"}
     goes_the_whole_way(larger, tmp_path / "model")
+
+
+def test_a_new_task_counts_as_much_as_it_is_observed(
+    models: dict[str, MultiTaskClassifier], trainings: list[dict[str, Any]]
+) -> None:
+    few = Y["takeover"].to_list()[:200] + [None] * 600
+    models["shared_bottom"].add_task("takeover", X, few, shared="distilled", epochs=1)
+    observed = sum(label is not None for label in few) / 800
+    assert trainings[0]["plan"].weights[:2] == (1.0, 1.0)
+    assert trainings[0]["plan"].weights[2] == pytest.approx(observed, abs=0.02)
+
+
+def test_an_added_task_is_trained_plainly(trainings: list[dict[str, Any]]) -> None:
+    """From its base rate on, whatever the fit did to many tasks, and gently where all learn."""
+    model = fitted(
+        "shared_bottom",
+        balancing="dwa",
+        schedule="round_robin",
+        label_smoothing=0.1,
+        mixup=0.2,
+        freeze_shared_after=1,
+        epochs=1,
+        learning_rate="auto",
+    )
+    trainings.clear()
+    for shared in ("frozen", "distilled"):
+        model.add_task("takeover", X, Y["takeover"], shared=shared)
+    configs = [call["config"] for call in trainings]
+    for config in configs:
+        assert (config.balancing, config.schedule, config.freeze_shared_after) == (
+            ("sum", "joint", None)
+        )
+        assert (config.label_smoothing, config.mixup) == (0, 0)
+    assert configs[1].learning_rate == pytest.approx(0.1 * configs[0].learning_rate, rel=0.05)
+    for call in trainings:
+        seen = call["rows"].y[:, 2]
+        rate = seen[~np.isnan(seen)].mean()
+        bias = call["start"].towers.out.bias.detach().numpy().ravel()
+        np.testing.assert_allclose(bias[-2:], np.log(rate / (1 - rate)), rtol=1e-4)
+
+
+def test_tuning_counts_events_as_the_fit_did(trainings: list[dict[str, Any]]) -> None:
+    """Their factor is subtracted from the log-odds still, with a calibrator or without."""
+    model = fitted("shared_bottom", event_weight={"fraud": 5.0}, epochs=1, calibrate=False)
+    trainings.clear()
+    model.fine_tune(X, OLD, epochs=1)
+    assert trainings[0]["plan"].positive_weights == pytest.approx((1.0, 5.0))
+
+
+def test_distilled_heads_are_calibrated_to_what_was_said(
+    models: dict[str, MultiTaskClassifier],
+) -> None:
+    model = models["mmoe"].model_
+    steeper = replace(
+        model, heads=[replace(h, calibrator=Calibrator(slope=2.0, intercept=1.0))
+                      for h in model.heads]
+    )  # fmt: skip
+    x = model.encode(X)
+    data: Any = SimpleNamespace(validation=TrainingRows(x, np.zeros((len(x), 1), np.float32)))
+    larger = models["mmoe"].add_task("takeover", X, Y["takeover"], epochs=1).model_
+    held = replace(larger, heads=[*_held(larger, steeper, data), larger.heads[-1]])
+    np.testing.assert_allclose(held.margins(x)[:, :2], steeper.margins(x), atol=0.02)
 
 
 def test_independent_networks_get_one_more(models: dict[str, MultiTaskClassifier]) -> None:
@@ -208,8 +292,6 @@ def test_a_blend_stays_a_blend(tmp_path: Path, tiny: dict[str, Any]) -> None:
 def test_a_model_with_a_schema_knows_the_new_task(
     cards: pl.DataFrame, cards_schema: DataSchema, tmp_path: Path
 ) -> None:
-    from dataclasses import replace
-
     online = cards_schema.tasks[1]
     less = replace(cards_schema, tasks=cards_schema.tasks[:1])
     model = MultiTaskClassifier(schema=less, **SMALL).fit(cards)

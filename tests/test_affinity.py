@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -121,6 +123,13 @@ def test_a_step_looked_ahead_is_a_step_taken_on_a_copy(name: str) -> None:
         expected = [1 - a.item() / b.item() for a, b in zip(after, before, strict=True)]
         np.testing.assert_allclose(found[task], expected, atol=1e-5)
     assert found.diagonal().min() > 5e-5
+
+
+def test_dropout_does_not_blur_a_step() -> None:
+    network, x, y, weights = made(replace(SHAPE, dropout=0.5, feature_dropout=0.3))
+    found = lookahead(network, x, y, weights, rate=0.5, objective=objective())
+    still = lookahead(network.eval(), x, y, weights, rate=0.5, objective=objective())
+    assert torch.equal(found, still)
 
 
 def test_what_a_batch_does_not_observe_is_not_known() -> None:
@@ -359,6 +368,17 @@ def test_a_schema_says_what_the_labels_are(cards: pl.DataFrame, cards_schema: Da
     assert "affinity of tasks (gradient)" in str(found)
     assert "<table" in found._repr_html_()
     assert not hasattr(model, "model_")
+
+
+def test_what_would_leave_tasks_out_of_a_step_plays_no_part(tmp_path: Path) -> None:
+    X, y = labels_of(300, 2)
+    options = {**SMALL, "epochs": 2, "batch_size": 64}
+    plain = task_affinity(X, y, model=MultiTaskClassifier(**options), every=2)
+    model = MultiTaskClassifier(
+        **options, schedule="round_robin", freeze_shared_after=1, checkpoint_dir=str(tmp_path)
+    )
+    np.testing.assert_array_equal(task_affinity(X, y, model=model, every=2).matrix, plain.matrix)
+    assert not list(tmp_path.iterdir())
 
 
 def test_affinity_needs_tasks_together() -> None:

@@ -208,6 +208,26 @@ def cards_file(cards: Frame, tmp_path: Path) -> tuple[Path, Path]:
     ), path
 
 
+def test_values_are_read_as_they_are_meant(
+    run: Callable[..., Any],
+    tmp_path: Path,
+    cards_file: tuple[Path, Path],
+) -> None:
+    """YAML takes 1e-3 for a text and 32 for a number."""
+    data, schema = cards_file
+    out, config = tmp_path / "model", tmp_path / "config.yaml"
+    config.write_text("{epochs: 1, challenger: null, verbose: false, weight_decay: 1e-3}")
+    result = run(
+        *("train", "--data", data, "--schema", schema, "--out", out, "--config", config),
+        *("--set", "learning_rate=1e-3", "--set", "precision=32", "--set", "clip=2E0"),
+    )
+    assert result.code == 0, result.err
+    parameters = RiskModel.load(out).made_by["parameters"]
+    assert parameters["weight_decay"] == 0.001
+    assert (parameters["learning_rate"], parameters["precision"]) == (0.001, "32")
+    assert parameters["clip"] == 2
+
+
 def test_training_replaces_an_older_model(
     run: Callable[..., Any], cards_file: tuple[Path, Path], tiny_file: Path, tmp_path: Path
 ) -> None:
@@ -732,6 +752,11 @@ def test_a_bad_file_is_refused_in_one_line(
         (["--set", "min_count=few"], ["min_count", "few"]),
         (["--set", "categorical_features=5"], ["categorical_features"]),
         (["--set", "regression_tasks=[amount]"], ["regression_tasks", "amount"]),
+        (["--set", "regression_tasks=amount"], ["regression_tasks must be a list", "'amount'"]),
+        (["--set", "regression_tasks=5"], ["regression_tasks must be a list", "5"]),
+        (["--set", "calibrate=maybe"], ["calibrate must be true or false", "'maybe'"]),
+        (["--set", "compile=x"], ["compile must be true or false", "'x'"]),
+        (["--set", "checkpoint_dir=5"], ["checkpoint_dir must be", "5"]),
         (["--set", "expert_units=16"], ["expert_units"]),
         (["--set", "expert_units=null"], ["expert_units"]),
         (["--set", "monitor=auc"], ["monitor", "'auc'"]),
@@ -777,6 +802,7 @@ def test_a_bad_option_is_refused_in_one_line(
         (b"- epochs", ["mapping"]),
         (b"epoch: 2", ["'epoch'", "'epochs'"]),
         (b"1: 2", ["1"]),
+        (b"epochs: 1\nepochs: 3", ["'epochs' is written twice"]),
         (None, []),
     ],
 )
@@ -870,6 +896,10 @@ def test_a_portfolio_that_cannot_be_is_refused_in_one_line(
             (["score", "--model", "x", "--data", "y", "--out", "z", "--max-bad", share], "", share)
             for share in ("101%", "-0.1", "2", "few", "nan", "%")
         ),
+        *(
+            (["tune", "--data", "x", "--schema", "y", "--out", "z", "--timeout", t], "tune", t)
+            for t in ("0", "-3", "nan", "inf", "soon")
+        ),
     ],
 )
 def test_a_wrong_call_exits_with_two(
@@ -914,7 +944,7 @@ def test_a_diagnosis_is_said_and_written(
 @pytest.mark.parametrize(
     ("problem", "words"),
     [
-        ("no history", ["does not keep what its training recorded", "train it again"]),
+        ("no history", ["does not keep what the training of its heads", "train it again"]),
         ("trees", ["a model of kind 'lightgbm' has no epochs"]),
         ("no model", ["not a model"]),
         ("another file", ["is a file; choose a folder"]),

@@ -227,6 +227,9 @@ def test_one_epoch_of_one_head() -> None:
     found = diagnose(model_of(told(epochs=1, tasks=("a",), kept=0)))
     assert found.findings[0] == "No two heads share a network, so none can pull against another."
     assert found.to_html().count("<svg") > 3
+    assert "1 epoch, counted from 0" in found.to_html()
+    # Of one gate nobody can tell what is its own.
+    assert found["gates"].table("experts")["expert"][0] == "expert 1"
 
 
 def test_networks_that_stopped_at_different_epochs() -> None:
@@ -238,7 +241,7 @@ def test_networks_that_stopped_at_different_epochs() -> None:
 @pytest.mark.parametrize("kind", ["lightgbm", "no history"])
 def test_what_cannot_be_diagnosed(cards: pl.DataFrame, kind: str) -> None:
     if kind == "no history":
-        with pytest.raises(ValueError, match=r"older ones do not: train it again"):
+        with pytest.raises(ValueError, match="what the training of its heads recorded, as older"):
             diagnose(model_of(None))
         return
     trees = LightGBMBaseline(trials=1, n_estimators=5, n_jobs=1, random_state=0)
@@ -262,6 +265,47 @@ def test_of_a_smaller_model_it_is_what_is_left(trained: MultiTaskClassifier) -> 
     # No expert of the heads that are gone.
     uses = found["gates"].table("experts")
     assert len(uses) < len(diagnose(trained)["gates"].table("experts"))
+
+
+def test_heads_that_stood_still_are_said_to_be_untold(cards: pl.DataFrame) -> None:
+    """They do share the network, and their gates may use what the new one's does not."""
+    X, y = cards.select("amount", "age"), cards["is_fraud"]
+    labels = pl.DataFrame({"a": y, "b": y, "c": y})
+    options = {"epochs": 1, "members": 1, "expert_units": [4], "device": "cpu", "random_state": 0}
+    larger = MultiTaskClassifier("mmoe", **options).fit(X, labels).add_task("late", X, y)
+    starved = larger.history_.with_columns(gate_weights=pl.lit([0.997, 0.001, 0.001, 0.001]))
+    for history in (larger.history_, starved):
+        found = diagnose(replace(larger.model_, history=history))
+        assert found.tasks == ["late"]
+        assert found.findings[0] == (
+            "Nothing is recorded of a, b and c: this is the training of late."
+        )
+        assert not any("share a network" in said or "dead" in said for said in found.findings)
+        assert set(found["gates"].table("experts")["state"]) == {""}
+    with pytest.raises(ValueError, match="that stood still while another was added: diagnose"):
+        diagnose(larger.only("a", report=False))
+
+
+def test_networks_that_stood_still_are_untold_too() -> None:
+    rows = [row for row in told(tasks=("a", "b", "c")) if row["task"] == "b"]
+    model = model_of(rows)
+    shape = replace(model.scorer.shape, groups=((0, 2), (1,)))
+    scorer = NetworkScorer(model.scorer.network, shape, [0], [False] * 3)
+    heads = [Head(task) for task in ("a", "b", "c")]
+    assert list(diagnose(replace(model, scorer=scorer, heads=heads)).findings) == [
+        "Nothing is recorded of a and c: this is the training of b.",
+        QUIET[1],
+        QUIET[2],
+    ]
+
+
+def test_a_training_that_bettered_nothing_says_so() -> None:
+    found = diagnose(model_of(told(kept=-1)))
+    assert found.findings[1] == (
+        "No epoch was better for default, fraud and takeover than the weights that training "
+        "started from: these were kept."
+    )
+    assert "kept: none ·" in found.to_html()
 
 
 def test_text_of_heads_cannot_break_the_page() -> None:

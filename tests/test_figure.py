@@ -138,9 +138,65 @@ def test_a_legend_goes_on_below_where_it_is_too_wide() -> None:
     svg = lines([Line(name, np.arange(2), np.arange(2)) for name in names], x_label="x",
                 y_label="y", **WORDS)  # fmt: skip
     starts = [(float(x), float(y)) for x, y in
-              re.findall(r'<text x="(\d+)" y="(\d+)">a model of some…', svg)]  # fmt: skip
+              re.findall(r'<text x="(\d+)" y="(\d+)">…\d<title>a model of', svg)]  # fmt: skip
     assert len(set(starts)) == 6
     assert max(x for x, _ in starts) + 16 * 6.2 < 360
+
+
+LONG = [f"credit default within {i} months of origination" for i in range(12, 20)]
+
+
+def test_names_that_begin_alike_are_told_apart() -> None:
+    x = np.arange(8)
+    for svg in (
+        lines([Line(name, x, x) for name in LONG], x_label="x", y_label="y", **WORDS),
+        heatmap([*LONG, "fraud"], list("abcdefgh"), np.ones((9, 8)), **WORDS),
+        heatmap(["a"], LONG, np.ones((1, 8)), **WORDS),
+        bars(LONG, np.ones(8), x_label="x", **WORDS),
+    ):
+        shown = re.findall(r">([^<>]+)<title>credit default within \d\d months", svg)
+        assert len(set(shown)) == 8, shown
+        # Nothing is lost: the rest is in a tooltip.
+        assert set(re.findall(r"<title>(credit [^<]*)", svg)) == set(LONG)
+
+
+def test_curves_beyond_the_colours_have_other_dashes() -> None:
+    x = np.arange(2)
+    svg = lines([Line(str(i), x, x) for i in range(12)], x_label="x", y_label="y", **WORDS)
+    drawn = re.findall(r'class="line (s\d)" d="[^"]+"( stroke-dasharray="[^"]+")?', svg)
+    assert len(set(drawn[:12])) == 12
+
+
+def test_ticks_are_told_apart() -> None:
+    values = np.array([0.68411, 0.68589])
+    svg = lines([Line("a", np.arange(2), values)], x_label="x", y_label="y", **WORDS)
+    ticks = re.findall(r'class="tick" text-anchor="end"[^>]*>([^<]+)<', svg)
+    assert len(ticks) > 2
+    assert len(set(ticks)) == len(ticks)
+    # No more digits than that takes.
+    plain = lines([Line("a", np.arange(2), np.arange(2))], x_label="x", y_label="y", **WORDS)
+    assert ">0.2<" in plain
+
+
+@pytest.mark.parametrize("count", [2, 8, 12])
+def test_numbers_of_cells_do_not_run_into_one_another(count: int) -> None:
+    names = [f"{name} and more" for name in LONG] * 2
+    names = [f"{i} {name}" for i, name in enumerate(names)][:count]
+    svg = heatmap(names, names, np.full((count, count), -0.25), signed=True, **WORDS)
+    cells = re.findall(r'<rect class="f1" x="[\d.]+" y="\d+" width="([\d.]+)"', svg)
+    assert len(cells) == count**2
+    shown = svg.count(">-0.25<")
+    # Where there is no room the colour and the words must do.
+    assert shown == (count**2 if count <= 8 else 0)
+    assert not shown or float(cells[0]) > 6 * len("-0.25")
+
+
+def test_a_long_title_ends_in_dots_within_the_frame() -> None:
+    title = "w" * 100
+    svg = bars(["a"], np.ones(1), x_label="x", key="k", title=title, alt="a")
+    shown = re.search(r'class="title"[^>]*>(w+)…<title>', svg)
+    assert shown is not None
+    assert 40 < len(shown[1]) < 50
 
 
 def test_a_legend_shows_the_dash_of_its_line() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,7 +17,7 @@ from numpy.typing import NDArray
 from sklearn.model_selection import KFold
 
 from riskmtl import MultiTaskClassifier
-from riskmtl.labelling import apart, doubts, entropy, evidence_of_others, information
+from riskmtl.labelling import apart, doubts, entropy, evidence_of_others, information, representation
 from riskmtl.metrics import roc_auc
 from riskmtl.model import sigmoid
 from riskmtl.selection import out_of_fold
@@ -97,6 +98,18 @@ def test_members_are_asked_one_by_one(model: MultiTaskClassifier) -> None:
     assert disagreement == pytest.approx(expected, abs=1e-6)
     relative = [entropy(pooled[:, i]) / entropy(pooled[:, i].mean()) for i in (0, 1)]
     assert uncertainty == pytest.approx(np.mean(relative, axis=0))
+
+
+def test_the_score_is_the_mean_of_both_ranks(model: MultiTaskClassifier) -> None:
+    found = model.suggest_labels(X, 800, diversity=False).sort("row")
+    ranks = [found[name].rank() / 800 for name in ("uncertainty", "disagreement")]
+    np.testing.assert_allclose(found["score"], (ranks[0] + ranks[1]) / 2)
+
+
+def test_no_number_of_the_representation_outweighs_another(model: MultiTaskClassifier) -> None:
+    points = representation(model.model_, model.model_.encode(X), ["default", "fraud"])
+    np.testing.assert_allclose(points.mean(axis=0), 0, atol=1e-6)
+    np.testing.assert_allclose(points.std(axis=0), 1)
 
 
 def test_one_member_cannot_disagree_and_networks_need_not_be_one() -> None:
@@ -233,6 +246,22 @@ def test_a_rare_event_is_not_doubted_for_being_rare() -> None:
     assert one_kind[0].round(2).tolist() == [-0.3, -0.2, 0.5]
 
 
+@pytest.mark.parametrize("p", [0.1, 0.25, 0.5])
+def test_a_model_that_tells_no_row_from_another_doubts_none(p: float) -> None:
+    contradiction, suspicious = doubts(np.array([0.0] * 9 + [1.0]), np.full(10, p))
+    assert contradiction == pytest.approx(np.zeros(10), abs=1e-12)
+    assert not suspicious.any()
+
+
+def test_folds_leave_the_checkpoint_of_the_fit_alone(tmp_path: Path) -> None:
+    options = {**SMALL, "epochs": 1, "checkpoint_dir": str(tmp_path)}
+    model = MultiTaskClassifier("mmoe", **options).fit(X, frame_of(Y))
+    kept = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    assert model.check_labels(X, frame_of(Y), cv=2).height == 1600
+    assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == kept
+    assert model.checkpoint_dir == str(tmp_path)
+
+
 def test_the_other_heads_bear_witness() -> None:
     rng = np.random.default_rng(0)
     hidden = rng.normal(size=4000)
@@ -261,7 +290,12 @@ def test_witness_raises_the_doubt(model: MultiTaskClassifier) -> None:
     y[both] = rng.integers(0, 2, 3000)[both, None]
     alone, told = (model.check_labels(new, frame_of(y), others=o) for o in (False, True))
     assert not (alone["evidence"] != 0).any()
-    pairs = told.filter(head="fraud").sort("row")["evidence"].to_numpy()
+    here = told.filter(head="fraud").sort("row")
+    z = np.log(here["probability"] / (1 - here["probability"])) + here["evidence"]
+    expected = doubts(here["label"].to_numpy(), sigmoid(z.to_numpy()))
+    assert here["contradiction"].to_numpy() == pytest.approx(expected[0])
+    assert here["suspicious"].to_list() == expected[1].tolist()
+    pairs = here["evidence"].to_numpy()
     surprise = y[:, 0] - model.predict_proba(new)[:, 0]
     assert np.corrcoef(pairs, surprise)[0, 1] == pytest.approx(1)
 

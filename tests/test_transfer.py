@@ -199,6 +199,19 @@ def test_the_control_leaves_out_what_concerns_tasks_together() -> None:
     assert (control.event_weight, control.shared_units) == ("balanced", [8])
     control._check_parameters()
     assert model.groups is not None
+    # Whatever is said of tasks together.
+    told = MultiTaskClassifier(
+        balancing="dwa",
+        balancing_options={"temperature": 1.0},
+        penalties={"gate_entropy": 0.1},
+        schedule="by_size",
+        warm_up={"fraud": 1.0},
+        freeze_shared_after=1,
+        selected_by={"fraud": "takeover"},
+    )
+    alone = alone_like(told).get_params()
+    defaults = MultiTaskClassifier("single_task").get_params()
+    assert {name for name in alone if alone[name] != defaults[name]} == set()
 
 
 def test_it_can_be_read() -> None:

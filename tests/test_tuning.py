@@ -794,7 +794,6 @@ def test_bad_rows_are_left_out_only_if_accepted(
         (["--set", "checkpoint_dir=x"], ["'checkpoint_dir'"]),
         (["--trials", "0"], ["trials"]),
         (["--seed", "-1"], ["seed"]),
-        (["--timeout", "0"], ["timeout"]),
         (["--journal", "{data}"], ["--journal", "written over"]),
         (["--journal", "{schema}"], ["--journal", "written over"]),
         (["--journal", "{out}"], ["--journal", "written over"]),

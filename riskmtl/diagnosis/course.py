@@ -33,12 +33,19 @@ class Course:
         The heads of each network.
     monitor : str
         The metric that chose the epoch.
+    untold : sequence of sequence of str
+        Heads of each network of which nothing is recorded, as of those that stood still while
+        another was added, and of those that only lend.
+    elsewhere : sequence of str
+        Heads of networks of which nothing is recorded at all.
     """
 
     history: pl.DataFrame
     tasks: Sequence[str]
     groups: Sequence[Sequence[str]]
     monitor: str
+    untold: Sequence[Sequence[str]]
+    elsewhere: Sequence[str]
 
     @classmethod
     def of(cls, model: RiskModel) -> Course:
@@ -64,21 +71,24 @@ class Course:
             )
         if model.history is None:
             raise ValueError(
-                "the model does not keep what its training recorded, as older ones do not: "
-                "train it again"
+                "the model does not keep what the training of its heads recorded, as older ones do "
+                "not, nor those with heads that stood still while another was added: diagnose the "
+                "one that it was made from, or train it again"
             )
         names = [head.task for head in model.scored]
         told = set(model.history["task"])
-        groups = [
-            [names[task] for task in group if names[task] in told]
-            for group in groups_of(model.scorer.shape, len(names))
+        networks = [
+            [names[task] for task in group] for group in groups_of(model.scorer.shape, len(names))
         ]
+        seen = [network for network in networks if told & set(network)]
         parameters = model.made_by.get("parameters", {})
         return cls(
             model.history,
             [name for name in names if name in told],
-            [group for group in groups if group],
+            [[name for name in network if name in told] for network in seen],
             str(parameters.get("monitor", "log_loss_skill")),
+            untold=[[name for name in network if name not in told] for network in seen],
+            elsewhere=[name for network in networks if network not in seen for name in network],
         )
 
     @property
@@ -142,11 +152,14 @@ class Gating:
         Such as "fraud 1" and "shared 2".
     weights : ndarray of shape (tasks, experts)
         Mean weights; NaN where a gate cannot select.
+    is_whole : bool
+        Whether these are all gates of the network.
     """
 
     tasks: Sequence[str]
     experts: Sequence[str]
     weights: NDArray[np.float64]
+    is_whole: bool
 
     @property
     def most(self) -> NDArray[np.float64]:
@@ -155,7 +168,9 @@ class Gating:
 
     @property
     def dead(self) -> list[str]:
-        """Experts that no gate uses."""
+        """Experts that no gate uses; none is said to be where there are gates not told of."""
+        if not self.is_whole:
+            return []
         return [name for name, most in zip(self.experts, self.most, strict=True) if most < DEAD]
 
 
@@ -174,7 +189,7 @@ def gatings(course: Course) -> list[Gating]:
     found = []
     if "gate_weights" not in course.history.columns:
         return []
-    for group in course.groups:
+    for group, untold in zip(course.groups, course.untold, strict=True):
         lines = [
             course.history.filter(pl.col("kept"), pl.col("gate_weights").is_not_null(), task=task)
             for task in group
@@ -190,14 +205,15 @@ def gatings(course: Course) -> list[Gating]:
             )
             # After only() there may be experts of heads that are gone.
             weights = weights[:, ~np.isnan(weights).all(axis=0)]
-            found.append(Gating(tasks, _expert_names(tasks, ~np.isnan(weights)), weights))
+            names = _expert_names(tasks, ~np.isnan(weights))
+            found.append(Gating(tasks, names, weights, is_whole=not untold))
     return found
 
 
 def _expert_names(tasks: Sequence[str], selects: NDArray[np.bool_]) -> list[str]:
     """An expert that one gate of several can select is that head's own; the others are shared."""
-    owners = [
-        tasks[int(line.argmax())] if len(tasks) > 1 and line.sum() == 1 else "shared"
-        for line in selects.T
-    ]
+    if len(tasks) == 1:
+        owners = ["expert"] * selects.shape[1]
+    else:
+        owners = [tasks[int(line.argmax())] if line.sum() == 1 else "shared" for line in selects.T]
     return [f"{name} {1 + owners[:place].count(name)}" for place, name in enumerate(owners)]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from riskmtl.diagnosis.course import SQUARED_ERROR, Course, Gating, gatings
@@ -35,6 +37,12 @@ def findings(course: Course) -> list[str]:
 
 def _unseen(course: Course) -> list[str]:
     said = []
+    untold = [*(name for group in course.untold for name in group), *course.elsewhere]
+    if untold:
+        said.append(
+            f"Nothing is recorded of {_listed(untold)}: this is the training of "
+            f"{_listed(course.tasks)}."
+        )
     for task in course.tasks:
         if not np.isfinite(course.values(task, "gradient_norm")).any():
             said.append(f"{task} has no observed row in training: it learned nothing.")
@@ -45,6 +53,8 @@ def _unseen(course: Course) -> list[str]:
 
 def _conflicts(course: Course) -> list[str]:
     pairs = sorted(course.pairs(), key=lambda pair: float(np.nanmean(pair[2])))
+    if not pairs and (course.elsewhere or any(course.untold)):
+        return []
     if not pairs:
         return ["No two heads share a network, so none can pull against another."]
     said = []
@@ -65,7 +75,12 @@ def _conflicts(course: Course) -> list[str]:
 
 
 def _seesaw(course: Course) -> list[str]:
-    said = []
+    said = [
+        f"No epoch was better for {_listed(group)} than the weights that training started "
+        "from: these were kept."
+        for group in course.groups
+        if course.kept(group[0]) is None
+    ]
     for task in course.tasks:
         behind, kept = course.behind(task), course.kept(task)
         if kept is None or not np.isfinite(behind).any():
@@ -107,7 +122,7 @@ def _experts(course: Course) -> list[str]:
     several = len(found) > 1
     said = []
     for gating in found:
-        place = f" of the network of {' and '.join(gating.tasks)}" if several else ""
+        place = f" of the network of {_listed(gating.tasks)}" if several else ""
         said += [
             f"Expert “{name}”{place} is dead: no gate gives it more than "
             f"{100 * most:.1f} % of its weight in the kept epoch."
@@ -115,7 +130,9 @@ def _experts(course: Course) -> list[str]:
             if name in gating.dead
         ]
         said += _settled(course, gating, place)
-    return said or ["No expert is dead."]
+    if said or not all(gating.is_whole for gating in found):
+        return said
+    return ["No expert is dead."]
 
 
 def _settled(course: Course, gating: Gating, place: str) -> list[str]:
@@ -142,6 +159,11 @@ def _metric(course: Course, task: str) -> str:
         SQUARED_ERROR: "squared error",
     }
     return names[course.metric(task)]
+
+
+def _listed(names: Sequence[str]) -> str:
+    """Such as "default, fraud and takeover"."""
+    return " and ".join(filter(None, [", ".join(names[:-1]), names[-1]]))
 
 
 def _mean(values: np.ndarray) -> float:

@@ -18,6 +18,8 @@ from riskmtl.validation.result import Question, Result
 _PAGE = Path(__file__).parent / "page"
 # A table of more lines would make the page heavy; the rest is in the model's history.
 _LINES_SHOWN = 400
+# A title of all heads beyond that would be a paragraph; the line below it has them.
+_LONG = 80
 
 
 @dataclass(frozen=True)
@@ -125,5 +127,9 @@ def diagnose(model: Any) -> Diagnosis:
         **model.identity,
     }
     facts["kept"] = [course.epochs[place] for place in facts["kept"]]
-    title = (schema.title or schema.name) if schema is not None else ", ".join(course.tasks)
+    title = ", ".join(course.tasks)
+    if schema is not None:
+        title = schema.title or schema.name
+    elif len(title) > _LONG:
+        title = f"{len(course.tasks)} heads"
     return Diagnosis(title, course.tasks, facts, findings(course), sections(course))

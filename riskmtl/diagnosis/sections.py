@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -11,10 +12,12 @@ from numpy.typing import NDArray
 from riskmtl.diagnosis.course import SQUARED_ERROR, Course, gatings
 from riskmtl.diagnosis.findings import CONFLICT
 from riskmtl.training.diagnosis import DEAD
-from riskmtl.validation.figure import Line, bars, heatmap, lines
+from riskmtl.validation.figure import Line, bars, heatmap, lines, parting, shortened
 from riskmtl.validation.result import Question, Result, Table
 
 _MOST_LINES = 6
+# Letters of a head's name in a title, and in that of a pair.
+_TITLE, _OF_PAIR = 38, 7
 
 
 def sections(course: Course) -> list[tuple[Question, Result]]:
@@ -119,8 +122,8 @@ def _words(metric: str) -> str:
 
 
 def _losses(course: Course) -> Result:
-    figures = []
-    for place, task in enumerate(course.tasks):
+    figures, starts = [], parting(course.tasks, _TITLE)
+    for place, (task, start) in enumerate(zip(course.tasks, starts, strict=True)):
         name = SQUARED_ERROR if course.metric(task) == SQUARED_ERROR else "val_log_loss"
         curves = {
             "training": course.values(task, "train_loss"),
@@ -130,7 +133,7 @@ def _losses(course: Course) -> Result:
             course,
             curves,
             key=f"loss-{place}",
-            title=f"{task}: loss",
+            title=f"{shortened(task, _TITLE, start)}: loss",
             y_label="squared error" if name == SQUARED_ERROR else "log-loss",
             kept=[course.kept(task)],
         )
@@ -171,7 +174,7 @@ def _conflict(course: Course) -> Result:
     worst = sorted(pairs, key=lambda pair: float(np.nanmean(pair[2])))[:_MOST_LINES]
     figures += _over_epochs(
         course,
-        {f"{one}/{other}": line for one, other, line in worst},
+        dict(zip(_pair_names(worst, course.tasks), (line for *_, line in worst), strict=True)),
         key="cosines",
         title="Cosine over the epochs"
         + (f": the {len(worst)} lowest pairs" if len(worst) < len(pairs) else ""),
@@ -204,6 +207,18 @@ def _conflict(course: Course) -> Result:
             "few events a cosine is uncertain by 0.1 and more.".replace("-0", "−0")
         ],
     )
+
+
+def _pair_names(pairs: Sequence[tuple[str, str, Any]], tasks: Sequence[str]) -> list[str]:
+    """Such as "fraud/takeover"; of long names a part, as long as that tells the pairs apart."""
+    whole = [f"{one}/{other}" for one, other, _ in pairs]
+    if max(map(len, whole)) <= 2 * _OF_PAIR:
+        return whole
+    starts = dict(zip(tasks, parting(tasks, _OF_PAIR), strict=True))
+    short = [
+        "/".join(shortened(task, _OF_PAIR, starts[task]) for task in pair) for *pair, _ in pairs
+    ]
+    return short if len(set(short)) == len(pairs) else whole
 
 
 def _pull(course: Course) -> Result:

@@ -6,6 +6,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from html import escape
+from itertools import takewhile
 from typing import Any
 
 import numpy as np
@@ -15,7 +16,11 @@ _MOST_POINTS = 200
 _FEWEST_POINTS = 60
 _WIDEST_NAME = 26
 _WIDEST_DATE = 10
+_WIDEST_LEGEND = 16
 _ROW = 22
+_CELL = 34  # of a width for -0.25
+_FEWEST_LETTERS = 9  # of a row's name, however many columns there are
+_DIGITS = (3, 4, 5)  # of ticks: as few as tell them apart
 _DASHES = ("", "6 3", "2 3", "8 3 2 3", "1 2", "10 4")
 
 
@@ -268,20 +273,20 @@ def heatmap(
     found = np.asarray(values, dtype=np.float64)
     if found.shape != (len(rows), len(columns)):
         raise ValueError(f"values have shape {found.shape}, not {(len(rows), len(columns))}")
-    left = _left(rows)
+    left = min(_left(rows), max(16 + 6.3 * _FEWEST_LETTERS, width - 14 - _CELL * len(columns)))
     wide, top = (width - 14 - left) / max(len(columns), 1), 44
     height = top + _ROW * len(rows) + 10
     known = np.abs(found[np.isfinite(found)])
     strongest = float(known.max()) if len(known) and known.max() > 0 else 1.0
     body = [
         f'<text class="tick" text-anchor="middle" x="{left + (i + 0.5) * wide:.1f}" y="{top - 6}">'
-        f"{_cut(name, max(2, int(wide / 6.5)))}</text>"
-        for i, name in enumerate(columns)
+        f"{name}</text>"
+        for i, name in enumerate(_cut_all(columns, max(2, int(wide / 7.5))))
     ]
-    for i, name in enumerate(rows):
+    for i, name in enumerate(_cut_all(rows, int((left - 15.9) / 6.3))):
         y = top + _ROW * i
         body.append(f'<text class="tick" text-anchor="end" x="{left - 6}" y="{y + 15}">'
-                    f"{_cut(name, _WIDEST_NAME)}</text>")  # fmt: skip
+                    f"{name}</text>")  # fmt: skip
         for j, value in enumerate(found[i]):
             if not math.isfinite(value):
                 continue
@@ -291,7 +296,8 @@ def heatmap(
                 f'height="{_ROW - 1}" fill-opacity="{0.55 * abs(value) / strongest:.2f}"/>'
             )
             text = _cell(value, percent, wide)
-            if found.size <= 150 and not (percent and value < 0.005):
+            is_room = found.size <= 150 and wide > 6 * len(text)
+            if is_room and not (percent and value < 0.005):
                 body.append(f'<text text-anchor="middle" x="{left + (j + 0.5) * wide:.1f}" '
                             f'y="{y + 15}">{text}</text>')  # fmt: skip
     return _svg(body, key, title, alt, width, height)
@@ -302,7 +308,7 @@ def heatmap(
 
 def _svg(body: Sequence[str], key: str, title: str, alt: str, width: int, height: int) -> str:
     place = escape("-".join(key.split()))
-    shown = _cut(title, int(width / 6.7))
+    shown = _cut(title, int(width / 7.4))  # it is bold
     return (
         f'<svg role="img" viewBox="0 0 {width} {height}" aria-labelledby="{place}-t {place}-d">'
         f'<title id="{place}-t">{escape(title)}</title><desc id="{place}-d">{escape(alt)}</desc>'
@@ -331,12 +337,21 @@ def _ticks(start: float, end: float, most: int) -> list[float]:
     return [value for value in found if value <= end + 1e-9 * step]
 
 
-def _number(value: float, percent: bool = False) -> str:
+def _told_apart(values: Sequence[float], percent: bool = False) -> list[tuple[float, str]]:
+    """Values with texts that differ, as far as there is room for digits."""
+    for digits in _DIGITS:
+        texts = [_number(value, percent, digits) for value in values]
+        if len(set(texts)) == len(texts):
+            break
+    return list(zip(values, texts, strict=True))
+
+
+def _number(value: float, percent: bool = False, digits: int = _DIGITS[0]) -> str:
     if percent:
-        return f"{100 * min(max(float(value), -1e300), 1e300):.3g}%"
+        return f"{100 * min(max(float(value), -1e300), 1e300):.{digits}g}%"
     if value and (abs(value) >= 1e5 or abs(value) < 1e-3):
         return f"{value:.1e}"
-    return f"{value:.3g}" if abs(value) < 1000 else f"{value:,.0f}"
+    return f"{value:.{digits}g}" if abs(value) < 1000 else f"{value:,.0f}"
 
 
 def _axes(
@@ -351,13 +366,13 @@ def _axes(
     y_label: str,
 ) -> str:
     parts = []
-    for value in _ticks(y.start, y.end, 5):
+    for value, text in _told_apart(_ticks(y.start, y.end, 5), percent_y):
         at = y(value)
         parts.append(f'<path class="grid" d="M{x.first:.0f} {at:.1f}H{x.last:.0f}"/>')
         parts.append(f'<text class="tick" text-anchor="end" x="{x.first - 5:.0f}" y="{at + 4:.1f}">'
-                     f"{_number(value, percent_y)}</text>")  # fmt: skip
+                     f"{text}</text>")  # fmt: skip
     if dates is None:
-        shown = [(value, _number(value, percent_x)) for value in _ticks(x.start, x.end, 5)]
+        shown = _told_apart(_ticks(x.start, x.end, 5), percent_x)
     else:
         wide = max(30, 10 * min(max(map(len, dates), default=0), _WIDEST_DATE))
         every = math.ceil(len(dates) * wide / (x.last - x.first))
@@ -387,10 +402,10 @@ def _cell(value: float, percent: bool, wide: float) -> str:
 
 def _x_axis(x: _Scale, height: int, label: str, width: int) -> str:
     parts = []
-    for value in _ticks(x.start, x.end, 4):
+    for value, text in _told_apart(_ticks(x.start, x.end, 4)):
         parts.append(f'<path class="grid" d="M{x(value):.1f} {height - 38}v4"/>')
         parts.append(f'<text class="tick" text-anchor="middle" x="{x(value):.1f}" '
-                     f'y="{height - 22}">{_number(value)}</text>')  # fmt: skip
+                     f'y="{height - 22}">{text}</text>')  # fmt: skip
     parts.append(f'<path class="axis" d="M{x.first:.0f} {height - 38}H{x.last:.0f}"/>')
     parts.append(f'<text class="label" text-anchor="end" x="{width - 14}" y="{height - 6}">'
                  f"{escape(label)}</text>")  # fmt: skip
@@ -436,7 +451,8 @@ def _thinned(count: int, most: int) -> NDArray[np.int64]:
 
 
 def _dash(one: Line, number: int) -> str:
-    return _DASHES[1] if one.dashed else _DASHES[number % len(_DASHES)]
+    """Another one for the same colour, where there are more curves than colours."""
+    return _DASHES[1] if one.dashed else _DASHES[(number + number // len(_DASHES)) % len(_DASHES)]
 
 
 def _stroke(dash: str) -> str:
@@ -448,8 +464,8 @@ def _legend(
 ) -> tuple[str, int]:
     """Names beside their lines, or their marks without `dashes`; and how many rows they take."""
     parts, at, row = [], left, 0
-    for number, name in enumerate(names):
-        wide = 30 + 6.2 * min(len(name), 16)
+    for number, (name, text) in enumerate(zip(names, _cut_all(names, _WIDEST_LEGEND), strict=True)):
+        wide = 30 + 6.6 * min(len(name), _WIDEST_LEGEND)
         if at > left and at + wide - 10 > width:
             at, row = left, row + 1
         y = 30 + 16 * row
@@ -458,7 +474,7 @@ def _legend(
         else:
             line = f'class="line s{number % len(_DASHES)}" d="M{at:.0f} {y}h16"'
             parts.append(f"<path {line}{_stroke(dashes[number])}/>")
-        parts.append(f'<text x="{at + 20:.0f}" y="{y + 4}">{_cut(name, 16)}</text>')
+        parts.append(f'<text x="{at + 20:.0f}" y="{y + 4}">{text}</text>')
         at += wide
     return "".join(parts), row + 1
 
@@ -491,8 +507,8 @@ def _middle(row: int, *, shift: int = 0, step: int = _ROW) -> float:
 def _rows(names: Sequence[str], left: float, *, shift: int = 0, step: int = _ROW) -> str:
     return "".join(
         f'<text text-anchor="end" x="{left - 6:.0f}" '
-        f'y="{_middle(row, shift=shift, step=step) + 4:.1f}">{_cut(name, _WIDEST_NAME)}</text>'
-        for row, name in enumerate(names)
+        f'y="{_middle(row, shift=shift, step=step) + 4:.1f}">{name}</text>'
+        for row, name in enumerate(_cut_all(names, _WIDEST_NAME))
     )
 
 
@@ -500,11 +516,54 @@ def _left(names: Sequence[str]) -> float:
     return 16 + 6.3 * min(max((len(name) for name in names), default=0), _WIDEST_NAME)
 
 
-def _cut(name: str, most: int) -> str:
-    """The name, or its beginning with the whole one as a tooltip."""
-    if len(name) <= most:
-        return escape(name)
-    return f"{escape(name[: most - 1])}…<title>{escape(name)}</title>"
+def _cut(name: str, most: int, start: int = 0) -> str:
+    """The name, or a part of it with the whole one as a tooltip."""
+    shown = shortened(name, most, start)
+    return escape(shown) if shown == name else f"{escape(shown)}<title>{escape(name)}</title>"
+
+
+def _cut_all(names: Sequence[str], most: int) -> list[str]:
+    return [
+        _cut(name, most, start) for name, start in zip(names, parting(names, most), strict=True)
+    ]
+
+
+def shortened(name: str, most: int, start: int = 0) -> str:
+    """
+    So many letters of a name, from some place on.
+
+    Examples
+    --------
+    >>> shortened("default in 12 months", 9), shortened("default in 12 months", 9, 11)
+    ('default…', '…12 mont…')
+    """
+    shown = f"…{name[start:]}" if start else name
+    return shown if len(shown) <= most else f"{shown[: most - 1].rstrip()}…"
+
+
+def parting(names: Sequence[str], most: int) -> list[int]:
+    """
+    Where each name parts from those that would look like it, cut to so many letters; else 0.
+
+    Examples
+    --------
+    >>> parting(["default in 12 months", "default in 24 months", "fraud"], 9)
+    [11, 11, 0]
+    """
+    alike: dict[str, set[str]] = {}
+    for name in names:
+        alike.setdefault(shortened(name, most), set()).add(name)
+    starts = {name: _parting(group) for group in alike.values() for name in group}
+    return [starts[name] for name in names]
+
+
+def _parting(alike: set[str]) -> int:
+    if len(alike) == 1:
+        return 0
+    columns = zip(*alike, strict=False)
+    common = [letters[0] for letters in takewhile(lambda letters: len(set(letters)) == 1, columns)]
+    # At the beginning of a word, if there are words.
+    return max((i + 1 for i, c in enumerate(common) if not c.isalnum()), default=len(common))
 
 
 def _require_rows(names: Sequence[str], values: Sequence[NDArray[Any]]) -> None:
