@@ -17,7 +17,14 @@ from numpy.typing import NDArray
 from sklearn.model_selection import KFold
 
 from riskmtl import MultiTaskClassifier
-from riskmtl.labelling import apart, doubts, entropy, evidence_of_others, information, representation
+from riskmtl.labelling import (
+    apart,
+    doubts,
+    entropy,
+    evidence_of_others,
+    information,
+    representation,
+)
 from riskmtl.metrics import roc_auc
 from riskmtl.model import sigmoid
 from riskmtl.selection import out_of_fold
