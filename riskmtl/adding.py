@@ -171,6 +171,8 @@ class AddingMixin(DerivingMixin, ABC):
         if isinstance(name, Task):
             if schema is None and y is None:
                 raise ValueError("the model has no schema to read labels with: give y")
+            if kind not in ("binary", name.kind):
+                raise ValueError(f"the Task is of the kind {name.kind!r}: leave out kind={kind!r}")
             task = name
         elif not isinstance(name, str) or not name:
             raise ValueError(f"name must be the name of a task, or a Task, got {name!r}")

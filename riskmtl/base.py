@@ -293,9 +293,13 @@ class MultiTaskEstimator(ExplainerMixin, ClassifierMixin, BaseEstimator, ABC):  
         return make_rows(encoder.transform(inputs), values, weights, heads)
 
     def _seed(self) -> int:
+        try:
+            generator = check_random_state(self.random_state)
+        except ValueError as error:
+            raise ValueError(f"random_state: {error}") from error
         if isinstance(self.random_state, (int, np.integer)):
             return int(self.random_state)
-        return int(check_random_state(self.random_state).randint(2**31 - 1))
+        return int(generator.randint(2**31 - 1))
 
     # ---- answering -----------------------------------------------------------------------------
 

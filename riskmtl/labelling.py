@@ -221,7 +221,6 @@ class LabellingMixin(MultiTaskEstimator, ABC):
         """P(positive) of each binary task, by this model or by some that did not see the row."""
         if cv is None:
             return self.model_.probabilities(self._encode(X))
-        from sklearn.base import clone
         from sklearn.model_selection import KFold
 
         from riskmtl.frames import as_frame
@@ -234,8 +233,7 @@ class LabellingMixin(MultiTaskEstimator, ABC):
         if y is None:
             assert self.model_.schema is not None
             y = self.model_.schema.labels(as_frame(X))
-        # A fold is another training than that whose checkpoint is kept.
-        return out_of_fold(clone(self).set_params(checkpoint_dir=None), X, y, cv=cv)
+        return out_of_fold(self, X, y, cv=cv)
 
 
 # ---- what a label would teach --------------------------------------------------------------------

@@ -109,10 +109,14 @@ def out_of_fold(
         raise TypeError(f"cv must be a splitter such as KFold({cv}), not a number")
     frame = as_frame(np.asarray(X) if isinstance(X, list) else X)
     labels = y if isinstance(y, np.ndarray) else as_frame(_two_dimensional(y))
+    template = clone(estimator)
+    if "checkpoint_dir" in template.get_params():
+        # A fold is another training than that whose checkpoint is kept there.
+        template.set_params(checkpoint_dir=None)
     found: NDArray[np.float64] | None = None
     for seen, held_out in check_cv(cv).split(frame, groups=groups):
         weights = None if sample_weight is None else np.asarray(sample_weight)[seen]
-        fitted = clone(estimator).fit(frame[seen], labels[seen], weights)
+        fitted = clone(template).fit(frame[seen], labels[seen], weights)
         scores = positive_probabilities(fitted, frame[held_out])
         if found is None:
             found = np.full((frame.height, scores.shape[1]), np.nan)

@@ -154,7 +154,8 @@ def transfer_report(
 
     Notes
     -----
-    Both learn from the same training rows, validate on the same ones and have the same seeds.
+    Both learn from the same training rows, validate on the same ones and have the same seeds. In
+    the comparison all rows count alike, whatever weights a schema gives them in training.
     Intervals are those of :func:`riskmtl.validation.comparison.compare_heads`, at a level that is
     Bonferroni's for the heads.
 

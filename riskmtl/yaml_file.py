@@ -16,7 +16,11 @@ _CODE = (str, int, float, bool)
 
 
 class _Loader(yaml.SafeLoader):
-    """Reads YAML and refuses a key that is written twice."""
+    """
+    Reads YAML and refuses a key that is written twice.
+
+    ``1e-3`` is the number that it is to everybody but YAML 1.1, which wants ``1.0e-3``.
+    """
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         keys = [self.construct_object(key, deep=True) for key, _ in node.value]
@@ -28,18 +32,14 @@ class _Loader(yaml.SafeLoader):
         return super().construct_mapping(node, deep=deep)
 
 
-class _NumbersLoader(_Loader):
-    """Reads ``1e-3`` as the number that it is to everybody but YAML 1.1, which wants ``1.0e-3``."""
-
-
-_NumbersLoader.add_implicit_resolver(
+_Loader.add_implicit_resolver(
     "tag:yaml.org,2002:float", re.compile(r"[-+]?[0-9]+(\.[0-9]*)?[eE][-+]?[0-9]+$"), "+-0123456789"
 )
 
 
 def read_values(text: str) -> Any:
     """
-    Read YAML that holds parameters.
+    Read YAML.
 
     Parameters
     ----------
@@ -59,7 +59,7 @@ def read_values(text: str) -> Any:
     >>> read_values("{learning_rate: 1e-3, network: ple}")
     {'learning_rate': 0.001, 'network': 'ple'}
     """
-    return yaml.load(text, Loader=_NumbersLoader)
+    return yaml.load(text, Loader=_Loader)
 
 
 def read_yaml(path: str | Path, error: type[ValueError]) -> Any:

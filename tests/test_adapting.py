@@ -346,6 +346,10 @@ def test_heads_that_read_one_another_are_refused() -> None:
         ({"y": Y["takeover"][:9]}, "X has 800 rows, y has 9"),
         ({"y": Y["takeover"].clear().extend_constant(None, 800)}, "has no observed label"),
         ({"name": Task("takeover", "t"), "y": None}, "the model has no schema to read labels"),
+        (
+            {"name": Task("takeover", "t"), "kind": "regression"},
+            "the Task is of the kind 'binary': leave out kind='regression'",
+        ),
         ({"shared": "melted"}, "unknown shared 'melted': valid are frozen, distilled"),
         ({"kind": "ordinal"}, "unknown kind 'ordinal': valid are binary, regression"),
         ({"epochs": 0}, "epochs must be a whole number of at least 1, got 0"),

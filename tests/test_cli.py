@@ -769,7 +769,8 @@ def test_a_bad_file_is_refused_in_one_line(
         (["--set", "trainer_options={val_check_interval: 0.5}"], ["val_check_interval"]),
         (["--set", "trainer_options={num_sanity_val_steps: 2}"], ["num_sanity_val_steps"]),
         (["--set", "trainer_options=3"], ["trainer_options"]),
-        (["--set", "random_state=abc"], ["abc"]),
+        (["--set", "random_state=abc"], ["random_state", "abc"]),
+        (["--set", "random_state=-1"], ["random_state"]),
     ],
     ids=lambda value: " ".join(value) if value and value[0].startswith("--") else "",
 )

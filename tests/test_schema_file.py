@@ -15,6 +15,7 @@ import yaml
 
 from riskmtl.schema import Column, DataSchema, Part, SplitRule, Task
 from riskmtl.schema_file import SchemaError, load_schema, parse_schema
+from riskmtl.yaml_file import read_yaml
 
 SCHEMAS = sorted((Path(__file__).parents[1] / "data_schemas").glob("*.yaml"))
 
@@ -508,6 +509,12 @@ def test_moments_with_and_without_a_time_zone_are_not_mixed_up() -> None:
         assert "split: test" in str(error)  # noqa: PT017
     else:
         assert start == dt.datetime(2024, 9, 1)
+
+
+def test_numbers_may_be_written_with_powers_of_ten_alone(tmp_path: Path) -> None:
+    path = tmp_path / "settings.yaml"
+    path.write_text("{least: 1e-3, most: -2E6, code: 1e, name: e5}")
+    assert read_yaml(path, ValueError) == {"least": 1e-3, "most": -2e6, "code": "1e", "name": "e5"}
 
 
 def test_a_key_written_twice_is_a_mistake(tmp_path: Path) -> None:

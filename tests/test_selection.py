@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -10,7 +11,7 @@ import pytest
 from sklearn.inspection import permutation_importance
 from sklearn.model_selection import GridSearchCV, KFold, TimeSeriesSplit, cross_validate
 
-from riskmtl import LogisticBaseline
+from riskmtl import LogisticBaseline, MultiTaskClassifier
 from riskmtl.metrics import average_precision, brier, recall_at_fpr, roc_auc
 from riskmtl.selection import make_scorer, out_of_fold
 
@@ -86,6 +87,17 @@ def test_out_of_fold_takes_one_column_of_labels(form: str) -> None:
     found = out_of_fold(MODEL, X, given, cv=KFold(3))
     assert found.shape == (900, 1)
     assert roc_auc(labels.to_numpy(), found[:, 0]) > 0.75
+
+
+def test_folds_are_trained_beside_a_kept_checkpoint(tmp_path: Path) -> None:
+    small = {"network": "shared_bottom", "members": 1, "shared_units": [4], "epochs": 1}
+    model = MultiTaskClassifier(**small, checkpoint_dir=tmp_path, random_state=0)
+    model.fit(X, Y)
+    kept = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")}
+    found = out_of_fold(model, X, Y, cv=KFold(2))
+    assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")} == kept
+    model.set_params(checkpoint_dir=None)
+    np.testing.assert_array_equal(found, out_of_fold(model, X, Y, cv=KFold(2)))
 
 
 def test_rows_that_no_fold_tests_are_nan() -> None:
