@@ -223,6 +223,16 @@ def test_bars_start_at_nought_on_either_side() -> None:
     assert up[1] == pytest.approx(2 * down[1], abs=0.11)
 
 
+@pytest.mark.parametrize("value", [0.00341, 7.0, 123456.0])
+def test_the_longest_bar_ends_before_its_number(value: float) -> None:
+    svg = bars(["a"], np.array([value]), x_label="x", **WORDS)
+    first, wide = map(
+        float, re.search(r'<rect class="f0" x="([\d.]+)" y="[\d.]+" width="([\d.]+)"', svg).groups()
+    )
+    at, text = re.search(r'text-anchor="end" x="(354)" y="[\d.]+">([^<]+)</text>', svg).groups()
+    assert first + wide + 4 < float(at) - 5.8 * len(text)
+
+
 def test_cells_are_strong_by_size_and_coloured_by_sign() -> None:
     svg = heatmap(["r"], ["a", "b", "c"], np.array([[1.0, -0.5, -0.001]]), signed=True, **WORDS)
     cells = re.findall(r'<rect class="(f\d)"[^>]*fill-opacity="([\d.]+)"', svg)

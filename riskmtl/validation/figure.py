@@ -179,7 +179,8 @@ def bars(
     _require_rows(names, [values, *(e for e in (low, high) if e is not None)])
     ends = [np.asarray(v, dtype=np.float64) for v in (values, low, high, [0.0]) if v is not None]
     left, height = _left(names), 46 + _ROW * len(names) + 18
-    x = _Scale(*_range(ends), left, width - 52)
+    texts = [_number(value) for value in values]
+    x = _Scale(*_range(ends), left, width - 16 - 6.3 * max(map(len, texts), default=0))
     body = [_rows(names, left), _x_axis(x, height, x_label, width)]
     for row, value in enumerate(np.asarray(values, dtype=np.float64)):
         if not math.isfinite(value):
@@ -193,7 +194,7 @@ def bars(
         if low is not None and high is not None:
             body.append(_whisker(x, low[row], high[row], middle, "axis"))
         body.append(f'<text class="tick" text-anchor="end" x="{width - 6}" y="{middle + 4}">'
-                    f"{_number(value)}</text>")  # fmt: skip
+                    f"{texts[row]}</text>")  # fmt: skip
     return _svg(body, key, title, alt, width, height)
 
 
