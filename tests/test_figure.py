@@ -230,7 +230,7 @@ def test_the_longest_bar_ends_before_its_number(value: float) -> None:
         float, re.search(r'<rect class="f0" x="([\d.]+)" y="[\d.]+" width="([\d.]+)"', svg).groups()
     )
     at, text = re.search(r'text-anchor="end" x="(354)" y="[\d.]+">([^<]+)</text>', svg).groups()
-    assert first + wide + 4 < float(at) - 5.8 * len(text)
+    assert first + wide + 4 < float(at) - 6.2 * len(text)
 
 
 def test_cells_are_strong_by_size_and_coloured_by_sign() -> None:
