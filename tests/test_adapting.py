@@ -411,7 +411,14 @@ def test_who_is_leant_on_stays_behind_the_scenes(tmp_path: Path) -> None:
         larger = each.add_task("late", X, Y["takeover"], epochs=1)
         assert larger.tasks_ == [*each.tasks_, "late"]
         assert abs(margins(larger, ["takeover"]) - margins(each, ["takeover"])).max() < ROUNDING
-    assert part.fine_tune(X, Y["takeover"], epochs=1).tasks_ == ["takeover"]
+    # Nothing is said of heads that do not answer.
+    for each, tasks in (
+        (part.fine_tune(X, Y["takeover"], epochs=1), ["takeover"]),
+        (part.add_task("late", X, Y["takeover"], shared="distilled"), ["takeover", "late"]),
+    ):
+        assert each.tasks_ == tasks
+        assert list(each.best_epochs_) == tasks
+        assert list(each.model_.lineage["tasks"]) == tasks
     assert model.only("fraud", report=False).model_.lenders == []
 
 
