@@ -422,6 +422,23 @@ def test_who_is_leant_on_stays_behind_the_scenes(tmp_path: Path) -> None:
     assert model.only("fraud", report=False).model_.lenders == []
 
 
+def test_a_network_that_only_lends_is_left_as_it_is() -> None:
+    scarce = Y.drop("loss").with_columns(
+        pl.when(pl.int_range(len(Y)) % 20 == 0).then("takeover").alias("takeover")
+    )
+    apart = {"groups": [["default", "fraud"], ["takeover"]]}
+    model = MultiTaskClassifier("mmoe", **SMALL, **apart)
+    model.fit(X, scarce, X_val=X, y_val=Y.drop("loss"))
+    part = model.only("takeover", report=False)
+    assert [head.task for head in part.model_.lenders] == ["default", "fraud"]
+    tuned = part.fine_tune(X, Y["takeover"], learning_rate=0.02, epochs=2)
+    assert tuned.tasks_ == list(tuned.best_epochs_) == ["takeover"]
+    assert tuned.best_epoch_ >= 0
+    before, after = (each.model_.scorer.raw(each.model_.encode(X)) for each in (part, tuned))
+    assert (before[:, 1:] == after[:, 1:]).all()
+    assert (before[:, 0] != after[:, 0]).any()
+
+
 def test_leaning_on_some_of_the_others() -> None:
     heads = [Head("a"), Head("b"), Head("c", own=0.5, lent=0.5, leans_on=("a",))]
     raw = np.array([[1.0, 10.0, 3.0]])
