@@ -439,6 +439,28 @@ def test_a_network_that_only_lends_is_left_as_it_is() -> None:
     assert (before[:, 0] != after[:, 0]).any()
 
 
+def test_a_tuned_blend_keeps_the_share_of_a_head_without_labels(tiny: dict[str, Any]) -> None:
+    options = {"challenger": "blend", "challenger_options": tiny["challenger_options"]}
+    model = fitted("mmoe", OLD, **options)
+    model.model_.heads[1] = replace(model.model_.heads[1], blend=0.3)
+    tuned = model.fine_tune(X, OLD.with_columns(fraud=pl.lit(None, pl.Float64)), epochs=1)
+    assert tuned.blend_weights_["fraud"] == 0.3
+    assert tuned.model_.background is not None
+    assert not np.array_equal(tuned.model_.background, model.model_.background)
+    assert np.array_equal(tuned.challenger_.model_.background, tuned.model_.background)
+
+
+def test_a_task_taken_from_what_selects_it_is_selected_no_more() -> None:
+    labels = Y.select("default", approved="fraud").with_columns(
+        pl.when(pl.col("approved") == 1).then("default").alias("default")
+    )
+    model = fitted("mmoe", labels, selected_by={"default": "approved"}, epochs=1)
+    part = model.only("default", report=False)
+    assert part.selected_by == {}
+    assert part.fine_tune(X, labels["default"], epochs=1).tasks_ == ["default"]
+    assert model.only("default", "approved", report=False).selected_by == model.selected_by
+
+
 def test_leaning_on_some_of_the_others() -> None:
     heads = [Head("a"), Head("b"), Head("c", own=0.5, lent=0.5, leans_on=("a",))]
     raw = np.array([[1.0, 10.0, 3.0]])
