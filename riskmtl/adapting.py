@@ -201,8 +201,10 @@ class AdaptingMixin(DerivingMixin, ABC):
         lineage = training_lineage(self.model_.schema, data.tasks, data.rows, seed)
         lineage["seconds"] = round(time.perf_counter() - started, 3)
         lineage["made_from"] = made_from(self.model_.lineage, f"fine_tune(shared={shared!r})")
+        answering = [head.task for head in model.heads]
+        lineage["tasks"] = {task: lineage["tasks"][task] for task in answering}
         model.lineage = lineage
-        model.history = history_frame(trained.history)
+        model.history = history_frame([row for row in trained.history if row["task"] in answering])
         return self._derived(model, {})
 
     def _other_rows(

@@ -161,8 +161,8 @@ class AddingMixin(DerivingMixin, ABC):
             changes["regression_tasks"] = [*self.regression_tasks, task.name]
         if getattr(self, "groups", None):
             changes["groups"] = _with_group(self.groups, task.name, scorer.network)
-        history = [row for row in trained.history if shared != "frozen" or row["task"] == task.name]
-        model.history = history_frame(history)
+        learned = [task.name] if shared == "frozen" else [head.task for head in model.heads]
+        model.history = history_frame([row for row in trained.history if row["task"] in learned])
         return self._derived(model, changes)
 
     def _new_task(self, name: str | Task, kind: str, y: Any) -> tuple[Task, DataSchema | None]:

@@ -142,6 +142,7 @@ def tuned(
     plan : TaskPlan
     config : TrainingConfig
     data : Prepared
+        A network all of whose heads only lend has no labels, and stays as it is.
     shared : {"learned", "frozen"}
         See :meth:`riskmtl.MultiTaskClassifier.fine_tune`.
 
@@ -160,7 +161,8 @@ def tuned(
     start, frozen = copy.deepcopy(scorer.network).cpu(), None
     if isinstance(start, IndependentNetworks):
         for group in start.groups:
-            if np.isnan(data.rows.y[:, group]).all():
+            answers = any(data.heads[task].answers for task in group)
+            if answers and np.isnan(data.rows.y[:, group]).all():
                 names = ", ".join(repr(plan.names[task]) for task in group)
                 raise ValueError(f"no label of {names} is observed, whose network is its own")
     elif shared == "frozen":

@@ -411,8 +411,54 @@ def test_who_is_leant_on_stays_behind_the_scenes(tmp_path: Path) -> None:
         larger = each.add_task("late", X, Y["takeover"], epochs=1)
         assert larger.tasks_ == [*each.tasks_, "late"]
         assert abs(margins(larger, ["takeover"]) - margins(each, ["takeover"])).max() < ROUNDING
-    assert part.fine_tune(X, Y["takeover"], epochs=1).tasks_ == ["takeover"]
+    # Nothing is said of heads that do not answer.
+    for each, tasks in (
+        (part.fine_tune(X, Y["takeover"], epochs=1), ["takeover"]),
+        (part.add_task("late", X, Y["takeover"], shared="distilled"), ["takeover", "late"]),
+    ):
+        assert each.tasks_ == tasks
+        assert list(each.best_epochs_) == tasks
+        assert list(each.model_.lineage["tasks"]) == tasks
     assert model.only("fraud", report=False).model_.lenders == []
+
+
+def test_a_network_that_only_lends_is_left_as_it_is() -> None:
+    scarce = Y.drop("loss").with_columns(
+        pl.when(pl.int_range(len(Y)) % 20 == 0).then("takeover").alias("takeover")
+    )
+    apart = {"groups": [["default", "fraud"], ["takeover"]]}
+    model = MultiTaskClassifier("mmoe", **SMALL, **apart)
+    model.fit(X, scarce, X_val=X, y_val=Y.drop("loss"))
+    part = model.only("takeover", report=False)
+    assert [head.task for head in part.model_.lenders] == ["default", "fraud"]
+    tuned = part.fine_tune(X, Y["takeover"], learning_rate=0.02, epochs=2)
+    assert tuned.tasks_ == list(tuned.best_epochs_) == ["takeover"]
+    assert tuned.best_epoch_ >= 0
+    before, after = (each.model_.scorer.raw(each.model_.encode(X)) for each in (part, tuned))
+    assert (before[:, 1:] == after[:, 1:]).all()
+    assert (before[:, 0] != after[:, 0]).any()
+
+
+def test_a_tuned_blend_keeps_the_share_of_a_head_without_labels(tiny: dict[str, Any]) -> None:
+    options = {"challenger": "blend", "challenger_options": tiny["challenger_options"]}
+    model = fitted("mmoe", OLD, **options)
+    model.model_.heads[1] = replace(model.model_.heads[1], blend=0.3)
+    tuned = model.fine_tune(X, OLD.with_columns(fraud=pl.lit(None, pl.Float64)), epochs=1)
+    assert tuned.blend_weights_["fraud"] == 0.3
+    assert tuned.model_.background is not None
+    assert not np.array_equal(tuned.model_.background, model.model_.background)
+    assert np.array_equal(tuned.challenger_.model_.background, tuned.model_.background)
+
+
+def test_a_task_taken_from_what_selects_it_is_selected_no_more() -> None:
+    labels = Y.select("default", approved="fraud").with_columns(
+        pl.when(pl.col("approved") == 1).then("default").alias("default")
+    )
+    model = fitted("mmoe", labels, selected_by={"default": "approved"}, epochs=1)
+    part = model.only("default", report=False)
+    assert part.selected_by == {}
+    assert part.fine_tune(X, labels["default"], epochs=1).tasks_ == ["default"]
+    assert model.only("default", "approved", report=False).selected_by == model.selected_by
 
 
 def test_leaning_on_some_of_the_others() -> None:

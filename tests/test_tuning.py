@@ -291,6 +291,25 @@ def test_given_groups_leave_no_network_per_task(three: tuple[Frame, DataSchema])
     assert not {"groups", "balancing"} & set(alone)
 
 
+def test_a_selected_task_is_never_apart_from_what_selects_it(
+    three: tuple[Frame, DataSchema],
+) -> None:
+    names = ["default", "fraud", "approved"]
+    fixed = {"selected_by": {"default": "approved"}}
+    searched = space.space_of(names, 0.01, fixed)
+    assert "single_task" not in searched["network"].choices
+    assert searched["groups"].choices == ("default+fraud+approved", "default+approved | fraud")
+    # Where all depend on one another, there is nothing to choose.
+    chain = {"selected_by": {"default": "approved", "fraud": "default"}}
+    assert "groups" not in space.space_of(names, 0.01, chain)
+    assert "groups" in space.space_of(names, 0.01, {"selected_by": {}})
+    fixed = {**without("network"), "epochs": 1, "expert_units": [4], "members": 1}
+    fixed |= {"selected_by": {"fraud": "old"}, "selection": "inverse_propensity"}
+    table = three[0].with_columns(pl.when(pl.col("old") == 1).then(pl.col("is_fraud")))
+    tuned = tune(table, schema=three[1], trials=8, fixed=fixed, seed=2)
+    assert "failed" not in tuned.trials["state"]
+
+
 def test_balancing_is_searched_where_there_is_something_to_balance(
     three: tuple[Frame, DataSchema],
 ) -> None:

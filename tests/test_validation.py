@@ -266,6 +266,22 @@ def test_negative_transfer_is_caught_by_joint(schema: DataSchema) -> None:
     assert {f.verdict for f in sound.findings} == {Verdict.PASS}
 
 
+def test_heads_of_a_challenger_are_found_by_name(
+    trained: MultiTaskClassifier, later: pl.DataFrame
+) -> None:
+    model = trained.model_
+    order = list(reversed(range(len(model.heads))))
+    turned = replace(
+        model,
+        scorer=model.scorer.only(order),
+        heads=[model.heads[i] for i in order],
+        challenger=None,
+    )
+    assert turned.tasks == model.tasks[::-1]
+    evidence = Evidence(model, later[:200], challengers={"turned": turned})
+    assert evidence.contenders["turned"] == pytest.approx(evidence.rows.scores, abs=1e-5)
+
+
 def test_intervals_of_gaps_hold_for_all_heads_at_once(
     logistic: RiskModel, later: pl.DataFrame, trained: MultiTaskClassifier
 ) -> None:

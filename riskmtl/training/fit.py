@@ -100,7 +100,7 @@ def train(
     rows, validation : TrainingRows
     start : Network or IndependentNetworks, optional
         Trained already: training goes on from a copy of it, embedding and all. Its weights count
-        as those of an epoch before the first.
+        as those of an epoch before the first. Of several, one without an observed label stays.
     frozen : mapping of str to Tensor of bool, or True, optional
         Slices of a network's parameters that stay as they are; see
         :class:`riskmtl.training.freezing.FrozenSlices`. Not for independent networks.
@@ -121,7 +121,11 @@ def train(
         starts = list(start.networks)
     parts = []
     for position, group in enumerate(groups):
-        own_plan = plan.only(group)
+        own_plan, own_rows, begun = plan.only(group), rows.only(group), starts[position]
+        if begun is not None and not len(own_rows.x):
+            # Its heads only lend: there is nothing that it could learn from.
+            parts.append(Trained(begun.eval(), [], (-1,) * len(group), 0.0))
+            continue
         folder = config.checkpoint_dir
         name = "+".join(own_plan.names)
         own = replace(config, checkpoint_dir=None if folder is None else Path(folder) / name)
@@ -131,9 +135,9 @@ def train(
                 cardinalities,
                 own_plan,
                 own,
-                rows.only(group),
+                own_rows,
                 validation.only(group),
-                start=starts[position],
+                start=begun,
             )
         )
     network = IndependentNetworks([part.network for part in parts], groups).eval()

@@ -91,7 +91,8 @@ def tune(
     dropout on the embedded features, and where there are several tasks the balancing of their
     losses and a factor on the automatic weight of each. Where there are three or more, it is
     searched too which of them have a network together: all partitions of up to four tasks; of more,
-    all together, each one apart, and each pair apart. Trials that fall behind the median of the
+    all together, each one apart, and each pair apart. With ``selected_by`` fixed, only those that
+    keep a task with the one that selects its rows. Trials that fall behind the median of the
     earlier ones are cut short, but for those of independent networks.
 
     Parameters

@@ -120,8 +120,10 @@ def space_of(
     tasks: Sequence[str], rate: float, settings: Mapping[str, Any]
 ) -> dict[str, BaseDistribution]:
     """Say what each parameter is drawn from that is not given."""
-    # With one task, a network per task is the shared bottom; with given groups, it has none.
-    may_be_alone = len(tasks) > 1 and settings.get("groups") is None
+    selected_by = settings.get("selected_by") or {}
+    # With one task, a network per task is the shared bottom; with given groups, it has none. And a
+    # task shares a network with the one that selects its rows.
+    may_be_alone = len(tasks) > 1 and settings.get("groups") is None and not selected_by
     space: dict[str, BaseDistribution] = {
         "network": CategoricalDistribution(
             [name for name in TRUNKS if may_be_alone or name != "single_task"]
@@ -138,8 +140,9 @@ def space_of(
         is_joint = settings.get("schedule", "joint") == "joint"
         if len(tasks) > 1 and is_joint and "balancing_options" not in settings:
             space["balancing"] = CategoricalDistribution(_BALANCINGS)
-        if len(tasks) > 2:
-            space["groups"] = CategoricalDistribution([said(g) for g in partitions(tasks)])
+        found = [said(g) for g in partitions(tasks) if _holds_together(g, selected_by)]
+        if len(found) > 1:
+            space["groups"] = CategoricalDistribution(found)
     space = {name: values for name, values in space.items() if name not in settings}
     if not any(name in settings for name in _UNITS):
         space["width"] = FloatDistribution(0.5, 2.0, log=True)
@@ -182,6 +185,11 @@ def _all_partitions(tasks: Sequence[str]) -> list[list[list[str]]]:
             [[first, *group], *groups[:i], *groups[i + 1 :]] for i, group in enumerate(groups)
         ]
     return found
+
+
+def _holds_together(groups: Sequence[Sequence[str]], selected_by: Mapping[str, str]) -> bool:
+    """Whether each selected task is in the group of the task that selects its rows."""
+    return all(any({*pair} <= {*group} for group in groups) for pair in selected_by.items())
 
 
 def said(groups: Sequence[Sequence[str]]) -> str:
