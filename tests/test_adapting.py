@@ -520,6 +520,14 @@ def test_where_no_epoch_is_better_nothing_moves(models: dict[str, MultiTaskClass
     assert all(torch.equal(before[name], after[name]) for name in before)
 
 
+def test_the_history_of_tuning_begins_with_its_first_epoch(
+    models: dict[str, MultiTaskClassifier],
+) -> None:
+    """What the start was worth is no epoch."""
+    tuned = models["shared_bottom"].fine_tune(X, OLD, epochs=1)
+    assert tuned.history_["epoch"].to_list() == [0, 0]
+
+
 def test_a_task_without_labels_is_left_to_the_others(
     models: dict[str, MultiTaskClassifier],
 ) -> None:
