@@ -199,6 +199,11 @@ def test_where_a_sentence_begins(name: str, quiet: float, loud: float, word: str
         assert any(word in said_of for said_of in said(told(**changes))) == is_said
 
 
+def test_who_does_not_pull_at_all_is_no_measure_of_the_others() -> None:
+    rows = told(gradient_norm=lambda e, t, v: {"default": 0.0, "fraud": 0.1, "takeover": 0.3}[t])
+    assert said(rows) == QUIET
+
+
 def test_groups_are_told_apart() -> None:
     dead = [0.005, 0.5, 0.495]
     rows = [
