@@ -219,6 +219,17 @@ def test_an_added_task_is_trained_plainly(trainings: list[dict[str, Any]]) -> No
         np.testing.assert_allclose(bias[-2:], np.log(rate / (1 - rate)), rtol=1e-4)
 
 
+def test_a_new_task_is_balanced_as_those_of_the_fit(trainings: list[dict[str, Any]]) -> None:
+    model = fitted("shared_bottom", event_weight="balanced", epochs=1, calibrate=False)
+    larger = model.add_task("takeover", X, Y["takeover"], epochs=1)
+    seen = trainings[-1]["rows"].y[:, 2]
+    rate = seen[~np.isnan(seen)].mean()
+    factor = (1 - rate) / rate
+    assert factor > 1.2
+    assert trainings[-1]["plan"].positive_weights == pytest.approx((1.0, 1.0, factor))
+    assert larger.model_.heads[2].shift == pytest.approx(np.log(factor))
+
+
 def test_tuning_counts_events_as_the_fit_did(trainings: list[dict[str, Any]]) -> None:
     """Their factor is subtracted from the log-odds still, with a calibrator or without."""
     model = fitted("shared_bottom", event_weight={"fraud": 5.0}, epochs=1, calibrate=False)
