@@ -230,12 +230,18 @@ def test_a_new_task_is_balanced_as_those_of_the_fit(trainings: list[dict[str, An
     assert larger.model_.heads[2].shift == pytest.approx(np.log(factor))
 
 
-def test_tuning_counts_events_as_the_fit_did(trainings: list[dict[str, Any]]) -> None:
+@pytest.mark.parametrize("how", ["event_weight", "balanced_events"])
+def test_tuning_counts_events_as_the_fit_did(trainings: list[dict[str, Any]], how: str) -> None:
     """Their factor is subtracted from the log-odds still, with a calibrator or without."""
-    model = fitted("shared_bottom", event_weight={"fraud": 5.0}, epochs=1, calibrate=False)
+    options: dict[str, Any] = {how: {"fraud": 5.0}, "warm_up": {"default": 1}}
+    model = fitted("shared_bottom", **options, epochs=1, calibrate=False)
     trainings.clear()
     model.fine_tune(X, OLD, epochs=1)
-    assert trainings[0]["plan"].positive_weights == pytest.approx((1.0, 5.0))
+    plan = trainings[0]["plan"]
+    assert plan.positive_weights == pytest.approx((1.0, 5.0))
+    # Once: no row is drawn more often as well; and no task comes in late a second time.
+    assert plan.event_factors == pytest.approx((1.0, 5.0))
+    assert plan.warm_up == ()
 
 
 def test_distilled_heads_are_calibrated_to_what_was_said(
