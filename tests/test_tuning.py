@@ -430,6 +430,7 @@ def test_no_trial_is_begun_after_the_timeout(search: Callable[..., Tuned], tmp_p
 
 def test_the_seed_decides_the_trials(search: Callable[..., Tuned]) -> None:
     tuned = search(trials=4, seed=1)
+    assert tuned.trials["dropout"].n_unique() == 4
     assert_frame_equal(drawn(search(trials=4, seed=1)), drawn(tuned))
     other = search(trials=4, seed=2, fixed={**QUICK, "random_state": 1})
     assert other.default_score == tuned.default_score
