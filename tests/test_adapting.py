@@ -15,7 +15,7 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from riskmtl import DataSchema, MultiTaskClassifier
+from riskmtl import DataSchema, MultiTaskClassifier, adapting, adding
 from riskmtl.adding import _held
 from riskmtl.calibration import Calibrator
 from riskmtl.metrics import log_loss, roc_auc
@@ -306,6 +306,26 @@ def test_a_blend_stays_a_blend(tmp_path: Path, tiny: dict[str, Any]) -> None:
     goes_the_whole_way(tuned, tmp_path / "tuned")
 
 
+def test_only_what_was_fitted_anew_is_blended_anew(
+    monkeypatch: pytest.MonkeyPatch, tiny: dict[str, Any]
+) -> None:
+    def shared(model: Any, data: Any, places: dict[int, int]) -> list[Head]:
+        return [replace(h, blend=0.25) if i in places else h for i, h in enumerate(model.heads)]
+
+    options = {"challenger": "blend", "challenger_options": tiny["challenger_options"]}
+    model = fitted("shared_bottom", epochs=1, **options)
+    before = [head.blend for head in model.model_.heads]
+    assert 0.25 not in before
+    for module in (adding, adapting):
+        monkeypatch.setattr(module, "blended", shared)
+    larger = model.add_task("takeover", X, Y["takeover"], epochs=1)
+    assert [head.blend for head in larger.model_.heads] == [*before, 0.25]
+    # Without labels there is neither a calibrator nor a share.
+    labels = OLD.with_columns(fraud=pl.lit(None, pl.Float64))
+    tuned = model.fine_tune(X, labels, X_val=X, y_val=labels, epochs=1)
+    assert [head.blend for head in tuned.model_.heads] == [0.25, before[1]]
+
+
 def test_a_model_with_a_schema_knows_the_new_task(
     cards: pl.DataFrame, cards_schema: DataSchema, tmp_path: Path
 ) -> None:
@@ -456,8 +476,12 @@ def test_what_is_saved_is_printed(
 
 def test_groups_and_parameters_follow_their_tasks(tmp_path: Path) -> None:
     model = fitted("mmoe", OLD, epochs=1, task_weights={"default": 2.0, "fraud": 1.0})
+    model.selected_by = {"fraud": "default"}
+    model.model_.lineage["model_id"] = "another"
     part = model.only("fraud", report=False)
     assert part.task_weights == {"fraud": 1.0}
+    assert part.selected_by == {}
+    assert "model_id" not in part.model_.lineage
     assert model.task_weights == {"default": 2.0, "fraud": 1.0}
     for heads, message in [
         (("frud",), "unknown head 'frud': did you mean 'fraud'"),

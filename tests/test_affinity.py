@@ -247,7 +247,7 @@ def test_ties_go_to_fewer_networks() -> None:
     assert group_tasks(named(np.full((3, 3), np.nan)), networks=3) == [["a", "b", "c"]]
 
 
-@pytest.mark.parametrize(("value", "tasks"), [(0.7, 4), (0.1, 6)])
+@pytest.mark.parametrize(("value", "tasks"), [(0.7, 4), (0.1, 6), (576000.3, 6)])
 def test_rounding_breaks_no_tie(value: float, tasks: int) -> None:
     """Where all help each other alike, two groups gain as much as one, but for the last digit."""
     found = group_tasks(named(np.full((tasks, tasks), value)), networks=tasks)
