@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from inspect import signature
+from itertools import accumulate, cycle
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -15,7 +16,7 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from riskmtl import DataSchema, MultiTaskClassifier, adapting, adding
+from riskmtl import DataSchema, MultiTaskClassifier, adapting, adding, saving
 from riskmtl.adding import _held
 from riskmtl.calibration import Calibrator
 from riskmtl.metrics import log_loss, roc_auc
@@ -306,6 +307,33 @@ def test_a_blend_stays_a_blend(tmp_path: Path, tiny: dict[str, Any]) -> None:
     goes_the_whole_way(tuned, tmp_path / "tuned")
 
 
+def test_one_task_and_another_are_two_and_both_are_calibrated() -> None:
+    model = MultiTaskClassifier("shared_bottom", **{**SMALL, "epochs": 1}).fit(X, Y["fraud"])
+    labels = Y["takeover"]
+    larger = model.add_task("takeover", X, labels, X_val=X, y_val=labels, epochs=1)
+    assert model.model_.made_by["is_single"]
+    assert not larger.model_.made_by["is_single"]
+    assert larger.model_.heads[1].calibrator.is_fitted
+
+
+@pytest.mark.parametrize(
+    ("groups", "expected"),
+    [
+        ([["default", "fraud"]], [["default", "fraud", "takeover"]]),
+        ([["fraud"], ["default"]], [["fraud"], ["default"], ["takeover"]]),
+    ],
+)
+def test_a_new_task_joins_the_only_group_or_has_its_own(
+    groups: list[list[str]], expected: list[list[str]], tmp_path: Path
+) -> None:
+    model = fitted("shared_bottom", epochs=1, groups=groups)
+    larger = model.add_task("takeover", X, Y["takeover"], epochs=1)
+    assert larger.groups == expected
+    larger.save(tmp_path / "model")
+    again = MultiTaskClassifier.load(tmp_path / "model")
+    np.testing.assert_array_equal(again.predict_proba(X), larger.predict_proba(X))
+
+
 def test_only_what_was_fitted_anew_is_blended_anew(
     monkeypatch: pytest.MonkeyPatch, tiny: dict[str, Any]
 ) -> None:
@@ -474,6 +502,16 @@ def test_what_is_saved_is_printed(
     assert part.model_.lineage["made_from"]["saving"]["parameters"] == own
 
 
+def test_time_saved_is_what_the_part_does_not_take(
+    models: dict[str, MultiTaskClassifier], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Seconds pass as the whole scores, ten each time, and as the part does, four.
+    seconds = accumulate(cycle([0, 10, 0, 4]))
+    monkeypatch.setattr(saving, "time", SimpleNamespace(perf_counter=lambda: next(seconds)))
+    part = models["ple"].only("fraud", report=False)
+    assert part.saving_.time_saved == pytest.approx(0.6)
+
+
 def test_groups_and_parameters_follow_their_tasks(tmp_path: Path) -> None:
     model = fitted("mmoe", OLD, epochs=1, task_weights={"default": 2.0, "fraud": 1.0})
     model.selected_by = {"fraud": "default"}
@@ -536,7 +574,10 @@ def test_tuning_moves_a_network_to_other_rows(
     assert np.array_equal(margins(model), before)
     assert tuned.model_.encoder is model.model_.encoder
     assert tuned.model_.lineage["made_from"]["how"] == "fine_tune(shared='learned')"
+    # What it is explained beside and watched against are the new rows.
     assert len(tuned.model_.background) == 256
+    assert not np.array_equal(tuned.model_.background, model.model_.background)
+    assert tuned.model_.reference is not model.model_.reference
     goes_the_whole_way(tuned, tmp_path / "tuned")
 
 
