@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from inspect import signature
+from itertools import accumulate, cycle
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -15,7 +16,7 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from riskmtl import DataSchema, MultiTaskClassifier
+from riskmtl import DataSchema, MultiTaskClassifier, adapting, adding, saving
 from riskmtl.adding import _held
 from riskmtl.calibration import Calibrator
 from riskmtl.metrics import log_loss, roc_auc
@@ -219,12 +220,29 @@ def test_an_added_task_is_trained_plainly(trainings: list[dict[str, Any]]) -> No
         np.testing.assert_allclose(bias[-2:], np.log(rate / (1 - rate)), rtol=1e-4)
 
 
-def test_tuning_counts_events_as_the_fit_did(trainings: list[dict[str, Any]]) -> None:
+def test_a_new_task_is_balanced_as_those_of_the_fit(trainings: list[dict[str, Any]]) -> None:
+    model = fitted("shared_bottom", event_weight="balanced", epochs=1, calibrate=False)
+    larger = model.add_task("takeover", X, Y["takeover"], epochs=1)
+    seen = trainings[-1]["rows"].y[:, 2]
+    rate = seen[~np.isnan(seen)].mean()
+    factor = (1 - rate) / rate
+    assert factor > 1.2
+    assert trainings[-1]["plan"].positive_weights == pytest.approx((1.0, 1.0, factor))
+    assert larger.model_.heads[2].shift == pytest.approx(np.log(factor))
+
+
+@pytest.mark.parametrize("how", ["event_weight", "balanced_events"])
+def test_tuning_counts_events_as_the_fit_did(trainings: list[dict[str, Any]], how: str) -> None:
     """Their factor is subtracted from the log-odds still, with a calibrator or without."""
-    model = fitted("shared_bottom", event_weight={"fraud": 5.0}, epochs=1, calibrate=False)
+    options: dict[str, Any] = {how: {"fraud": 5.0}, "warm_up": {"default": 1}}
+    model = fitted("shared_bottom", **options, epochs=1, calibrate=False)
     trainings.clear()
     model.fine_tune(X, OLD, epochs=1)
-    assert trainings[0]["plan"].positive_weights == pytest.approx((1.0, 5.0))
+    plan = trainings[0]["plan"]
+    assert plan.positive_weights == pytest.approx((1.0, 5.0))
+    # Once: no row is drawn more often as well; and no task comes in late a second time.
+    assert plan.event_factors == pytest.approx((1.0, 5.0))
+    assert plan.warm_up == ()
 
 
 def test_distilled_heads_are_calibrated_to_what_was_said(
@@ -287,6 +305,53 @@ def test_a_blend_stays_a_blend(tmp_path: Path, tiny: dict[str, Any]) -> None:
     tuned = larger.fine_tune(X, Y, epochs=1)
     assert set(tuned.blend_weights_) == {"default", "fraud", "takeover"}
     goes_the_whole_way(tuned, tmp_path / "tuned")
+
+
+def test_one_task_and_another_are_two_and_both_are_calibrated() -> None:
+    model = MultiTaskClassifier("shared_bottom", **{**SMALL, "epochs": 1}).fit(X, Y["fraud"])
+    labels = Y["takeover"]
+    larger = model.add_task("takeover", X, labels, X_val=X, y_val=labels, epochs=1)
+    assert model.model_.made_by["is_single"]
+    assert not larger.model_.made_by["is_single"]
+    assert larger.model_.heads[1].calibrator.is_fitted
+
+
+@pytest.mark.parametrize(
+    ("groups", "expected"),
+    [
+        ([["default", "fraud"]], [["default", "fraud", "takeover"]]),
+        ([["fraud"], ["default"]], [["fraud"], ["default"], ["takeover"]]),
+    ],
+)
+def test_a_new_task_joins_the_only_group_or_has_its_own(
+    groups: list[list[str]], expected: list[list[str]], tmp_path: Path
+) -> None:
+    model = fitted("shared_bottom", epochs=1, groups=groups)
+    larger = model.add_task("takeover", X, Y["takeover"], epochs=1)
+    assert larger.groups == expected
+    larger.save(tmp_path / "model")
+    again = MultiTaskClassifier.load(tmp_path / "model")
+    np.testing.assert_array_equal(again.predict_proba(X), larger.predict_proba(X))
+
+
+def test_only_what_was_fitted_anew_is_blended_anew(
+    monkeypatch: pytest.MonkeyPatch, tiny: dict[str, Any]
+) -> None:
+    def shared(model: Any, data: Any, places: dict[int, int]) -> list[Head]:
+        return [replace(h, blend=0.25) if i in places else h for i, h in enumerate(model.heads)]
+
+    options = {"challenger": "blend", "challenger_options": tiny["challenger_options"]}
+    model = fitted("shared_bottom", epochs=1, **options)
+    before = [head.blend for head in model.model_.heads]
+    assert 0.25 not in before
+    for module in (adding, adapting):
+        monkeypatch.setattr(module, "blended", shared)
+    larger = model.add_task("takeover", X, Y["takeover"], epochs=1)
+    assert [head.blend for head in larger.model_.heads] == [*before, 0.25]
+    # Without labels there is neither a calibrator nor a share.
+    labels = OLD.with_columns(fraud=pl.lit(None, pl.Float64))
+    tuned = model.fine_tune(X, labels, X_val=X, y_val=labels, epochs=1)
+    assert [head.blend for head in tuned.model_.heads] == [0.25, before[1]]
 
 
 def test_a_model_with_a_schema_knows_the_new_task(
@@ -483,10 +548,24 @@ def test_what_is_saved_is_printed(
     assert part.model_.lineage["made_from"]["saving"]["parameters"] == own
 
 
+def test_time_saved_is_what_the_part_does_not_take(
+    models: dict[str, MultiTaskClassifier], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Seconds pass as the whole scores, ten each time, and as the part does, four.
+    seconds = accumulate(cycle([0, 10, 0, 4]))
+    monkeypatch.setattr(saving, "time", SimpleNamespace(perf_counter=lambda: next(seconds)))
+    part = models["ple"].only("fraud", report=False)
+    assert part.saving_.time_saved == pytest.approx(0.6)
+
+
 def test_groups_and_parameters_follow_their_tasks(tmp_path: Path) -> None:
     model = fitted("mmoe", OLD, epochs=1, task_weights={"default": 2.0, "fraud": 1.0})
+    model.selected_by = {"fraud": "default"}
+    model.model_.lineage["model_id"] = "another"
     part = model.only("fraud", report=False)
     assert part.task_weights == {"fraud": 1.0}
+    assert part.selected_by == {}
+    assert "model_id" not in part.model_.lineage
     assert model.task_weights == {"default": 2.0, "fraud": 1.0}
     for heads, message in [
         (("frud",), "unknown head 'frud': did you mean 'fraud'"),
@@ -541,7 +620,10 @@ def test_tuning_moves_a_network_to_other_rows(
     assert np.array_equal(margins(model), before)
     assert tuned.model_.encoder is model.model_.encoder
     assert tuned.model_.lineage["made_from"]["how"] == "fine_tune(shared='learned')"
+    # What it is explained beside and watched against are the new rows.
     assert len(tuned.model_.background) == 256
+    assert not np.array_equal(tuned.model_.background, model.model_.background)
+    assert tuned.model_.reference is not model.model_.reference
     goes_the_whole_way(tuned, tmp_path / "tuned")
 
 
@@ -564,6 +646,14 @@ def test_where_no_epoch_is_better_nothing_moves(models: dict[str, MultiTaskClass
     assert tuned.best_epoch_ == -1
     before, after = (m.model_.scorer.network.state_dict() for m in (model, tuned))
     assert all(torch.equal(before[name], after[name]) for name in before)
+
+
+def test_the_history_of_tuning_begins_with_its_first_epoch(
+    models: dict[str, MultiTaskClassifier],
+) -> None:
+    """What the start was worth is no epoch."""
+    tuned = models["shared_bottom"].fine_tune(X, OLD, epochs=1)
+    assert tuned.history_["epoch"].to_list() == [0, 0]
 
 
 def test_a_task_without_labels_is_left_to_the_others(

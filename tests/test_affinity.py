@@ -247,6 +247,13 @@ def test_ties_go_to_fewer_networks() -> None:
     assert group_tasks(named(np.full((3, 3), np.nan)), networks=3) == [["a", "b", "c"]]
 
 
+@pytest.mark.parametrize(("value", "tasks"), [(0.7, 4), (0.1, 6), (576000.3, 6)])
+def test_rounding_breaks_no_tie(value: float, tasks: int) -> None:
+    """Where all help each other alike, two groups gain as much as one, but for the last digit."""
+    found = group_tasks(named(np.full((tasks, tasks), value)), networks=tasks)
+    assert found == [list("abcdef"[:tasks])]
+
+
 def test_a_group_helps_by_the_mean_of_its_tasks() -> None:
     """By hand: with all together a has (6 + 0) / 2, b and c nothing; with b alone, a has 6."""
     matrix = np.zeros((3, 3))

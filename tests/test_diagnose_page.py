@@ -176,6 +176,34 @@ def test_an_uneven_pull_counts_the_weights() -> None:
     )
 
 
+@pytest.mark.parametrize(
+    ("name", "quiet", "loud", "word"),
+    [
+        ("gradient_cosine_fraud", -0.045, -0.055, "pull against each other"),
+        ("gradient_norm", 0.49, 0.51, "times as hard as"),
+        ("gate_entropy", 0.105, 0.095, "hardly mixes"),
+        ("val_log_loss_skill", 0.3009, 0.3011, "would have gained 0.001 of skill more"),
+    ],
+)
+def test_where_a_sentence_begins(name: str, quiet: float, loud: float, word: str) -> None:
+    for value, is_said in [(quiet, False), (loud, True)]:
+        changes = {
+            name: lambda e, t, v, value=value: (
+                value if t == "default" and (name[:3] != "val" or e == 3) else v
+            )
+        }
+        if name.startswith("gradient_cosine"):
+            changes["gradient_cosine_default"] = lambda e, t, v, value=value: (
+                value if t == "fraud" else v
+            )
+        assert any(word in said_of for said_of in said(told(**changes))) == is_said
+
+
+def test_who_does_not_pull_at_all_is_no_measure_of_the_others() -> None:
+    rows = told(gradient_norm=lambda e, t, v: {"default": 0.0, "fraud": 0.1, "takeover": 0.3}[t])
+    assert said(rows) == QUIET
+
+
 def test_groups_are_told_apart() -> None:
     dead = [0.005, 0.5, 0.495]
     rows = [

@@ -221,6 +221,19 @@ def test_decided_selectors_choose_no_more_experts_than_there_are_selectors(activ
     assert (weights[0] > 0).any(0).sum() > min(active, 5)
 
 
+@pytest.mark.parametrize("factor", [10.0, 1e6])
+def test_what_dropped_experts_had_goes_to_the_others(factor: float) -> None:
+    """Also where the others had nothing; and no rounding leaves less than nothing."""
+    torch.manual_seed(0)
+    gates = gates_of("dselect_k", all_of(2, 3), dropout=0.5)
+    with torch.no_grad():
+        gates.linear.weight[..., gates.selectors :] *= factor
+    for seed in range(20):
+        weights = gates(rows(40, seed))
+        assert_close(weights.sum(-1), torch.ones(2, 40, dtype=torch.float64))
+        assert (weights >= 0).all()
+
+
 def test_undecided_and_decided_selectors_have_finite_gradients() -> None:
     for factor in (0.0, 1.0, 1e6):
         gates = gates_of("dselect_k", all_of(2, 5))
@@ -254,6 +267,15 @@ def test_penalties_of_levels_add_up() -> None:
         trace = Trace()
         Network([0, 0], 2, replace(config, gating=gating))(torch.zeros(3, 2), trace=trace)
         assert trace.penalties == {}
+
+
+def test_bits_begin_near_the_middle_of_their_steps() -> None:
+    """A tenth of what scores begin at: where a step is flat, nothing would be learned."""
+    torch.manual_seed(0)
+    gates = DSelectKGates(64, all_of(4, 8), active=4)
+    begins = gates.linear.weight.abs()
+    scores, bits = begins[..., : gates.selectors].mean(), begins[..., gates.selectors :].mean()
+    assert bits.item() == pytest.approx(0.1 * scores.item(), rel=0.2)
 
 
 @given(st.floats(-2, 2))

@@ -151,6 +151,16 @@ def test_the_best_epoch_is_restored() -> None:
     assert np.mean(again) == pytest.approx(max(score), abs=1e-6)
 
 
+def test_validation_takes_the_factors_on_events_out() -> None:
+    factors = (6.0, 0.5)
+    trained = fit(plan=replace(PLAN, positive_weights=factors), epochs=1, network="shared_bottom")
+    held_out = rows(300, seed=1)
+    found = 1 / (1 + np.exp(np.log(factors) - outputs(trained, held_out.x)))
+    for i, row in enumerate(trained.history):
+        expected = log_loss_skill(held_out.y[:, i], found[:, i])
+        assert row["val_log_loss_skill"] == pytest.approx(expected, abs=1e-5)
+
+
 def test_the_first_of_equal_epochs_is_kept() -> None:
     trained = fit(rows=rows(100), learning_rate=1e-30, weight_decay=0.0, epochs=3)
     assert trained.best_epoch == 0

@@ -31,7 +31,7 @@ from riskmtl import DataSchema, MultiTaskClassifier, RiskModel
 from riskmtl.columns import Column, Task
 from riskmtl.networks import TRUNKS
 from riskmtl.training.balancing import BALANCING
-from riskmtl.tuning import Tuned, space, tune
+from riskmtl.tuning import Tuned, _reached, space, tune
 from riskmtl.tuning.trials import best_score
 
 Frame = pl.DataFrame
@@ -352,6 +352,17 @@ def test_without_validation_rows_the_estimator_holds_some_out(
     assert tuned.default_score == pytest.approx(best["val_log_loss_skill"].mean())
 
 
+def test_what_is_held_out_counts_for_no_automatic_rate(
+    rows: tuple[Frame, Frame], cards_schema: DataSchema
+) -> None:
+    settings = {**QUICK, "validation_share": 0.5}
+    many = pl.concat([rows[0]] * 200)
+    held_out = space.lay_out(many, None, cards_schema, settings)
+    half = space.lay_out(many[::2], rows[1], cards_schema, settings)
+    given = space.lay_out(many, rows[1], cards_schema, settings)
+    assert held_out.rate == half.rate != given.rate
+
+
 def _within(values: BaseDistribution) -> st.SearchStrategy[Any]:
     if isinstance(values, FloatDistribution):
         return st.floats(values.low, values.high)
@@ -389,6 +400,13 @@ def test_trials_behind_the_median_are_cut_short(search: Callable[..., Tuned]) ->
     assert pruned["epochs"].is_between(2, 3).all()
     assert (complete["epochs"] == 4).all()
     assert pruned["score"].is_finite().all()
+
+
+def test_what_was_cut_short_has_its_best_epoch_as_score() -> None:
+    trial = optuna.trial.create_trial(
+        state=optuna.trial.TrialState.PRUNED, intermediate_values={0: 0.3, 1: 0.5, 2: 0.4}
+    )
+    assert _reached(trial) == 0.5
 
 
 def test_nothing_is_cut_short_after_the_last_epoch(search: Callable[..., Tuned]) -> None:
@@ -449,6 +467,7 @@ def test_no_trial_is_begun_after_the_timeout(search: Callable[..., Tuned], tmp_p
 
 def test_the_seed_decides_the_trials(search: Callable[..., Tuned]) -> None:
     tuned = search(trials=4, seed=1)
+    assert tuned.trials["dropout"].n_unique() == 4
     assert_frame_equal(drawn(search(trials=4, seed=1)), drawn(tuned))
     other = search(trials=4, seed=2, fixed={**QUICK, "random_state": 1})
     assert other.default_score == tuned.default_score

@@ -198,8 +198,9 @@ class DSelectKGates(Gates):
     def _handed_on(self, weights: Tensor) -> Tensor:
         """Hand the weight of dropped experts to the others, in equal parts."""
         kept = (~self.left_out()).to(weights.dtype)
-        weights = weights * kept
-        return weights + (1 - weights.sum(-1, keepdim=True)) * kept / kept.sum(-1, keepdim=True)
+        # What is dropped is summed: taken from 1, rounding could leave less than nothing.
+        dropped = (weights * (1 - kept)).sum(-1, keepdim=True)
+        return (weights + dropped / kept.sum(-1, keepdim=True)) * kept
 
 
 GATINGS: dict[str, Callable[[int, Tensor, NetworkConfig], Gates]] = {
