@@ -136,7 +136,7 @@ class AdaptingMixin(DerivingMixin, ABC):
             that were not seen then are unseen still.
         y : labels, optional with a schema
             Of all tasks, with the two values of each that the model knows; null or NaN where not
-            observed. A task may have no observed label at all.
+            observed. A task may have no observed label at all, unless its network is its own.
         sample_weight : array of shape (rows,), optional
         shared : {"learned", "frozen"}
             Whether the shared part of the network learns along with what each head has for itself.

@@ -374,6 +374,9 @@ class MultiTaskEstimator(ExplainerMixin, ClassifierMixin, BaseEstimator, ABC):  
         if self._is_single:
             return np.asarray(self.classes_[likely[:, 0]])
         columns = [classes[likely[:, i]] for i, classes in enumerate(self.classes_)]
+        if len({column.dtype.kind in "OU" for column in columns}) > 1:
+            # NumPy would make text of the numbers beside text.
+            columns = [column.astype(object) for column in columns]
         return np.column_stack(columns)
 
     def predict_frame(self, X: Any) -> pl.DataFrame:

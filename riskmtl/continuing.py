@@ -94,15 +94,13 @@ def with_task(
         positive_weights=(*(1.0 for _ in heads), factor),
     )
     frozen = old if shared == "frozen" else None
-    shape = scorer.shape
-    if shape.groups:
-        shape = replace(shape, groups=((*shape.groups[0], len(heads)),))
+    shape, cardinalities = scorer.shape, scorer.cardinalities
     trained = train(
-        shape, scorer.cardinalities, plan, config, rows, validation, start=network, frozen=frozen
+        shape, cardinalities, plan, config, rows, validation, start=network, frozen=frozen
     )
     assert isinstance(trained.network, Network)
     larger = NetworkScorer(
-        trained.network, shape, scorer.cardinalities, plan.regression, device=str(scorer.device)
+        trained.network, shape, cardinalities, plan.regression, device=str(scorer.device)
     )
     return larger, trained
 

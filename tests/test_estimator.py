@@ -187,6 +187,15 @@ def test_any_two_labels_will_do(negative: Any, positive: Any) -> None:
     assert set(fitted.predict(X)) <= {negative, positive}
 
 
+def test_labels_of_words_beside_numbers_stay_what_they_are() -> None:
+    labels = Y.select(
+        pl.when(pl.col("default") == 1).then(pl.lit("bad")).otherwise(pl.lit("good")), "fraud"
+    )
+    found = small(epochs=1).fit(X, labels).predict(X)
+    assert set(found[:, 0]) <= {"bad", "good"}
+    assert set(found[:, 1]) <= {0, 1}
+
+
 def test_a_value_behind_the_mask_changes_nothing() -> None:
     schema = DataSchema(
         "s",
