@@ -181,6 +181,10 @@ class AddingMixin(DerivingMixin, ABC):
         else:
             task = Task(name, name, kind, positive=(1,), negative=(0,))
         names = [head.task for head in self.model_.scored]
+        if task.name in names[len(self.model_.heads) :]:
+            raise ValueError(
+                f"the model keeps a task {task.name!r}, which others lean on: choose another name"
+            )
         if task.name in names:
             raise ValueError(
                 f"the model has a task {task.name!r} already: choose another name, or fine_tune"

@@ -471,6 +471,8 @@ def test_who_is_leant_on_stays_behind_the_scenes(tmp_path: Path) -> None:
     assert [head.task for head in part.model_.lenders] == ["default", "fraud"]
     assert apart(part, model, ["takeover"]) < 1e-6
     goes_the_whole_way(part, tmp_path / "part")
+    with pytest.raises(ValueError, match="keeps a task 'fraud', which others lean on"):
+        part.add_task("fraud", X, Y["fraud"])
     # A newcomer lends to nobody, here and in the whole.
     for each in (part, model):
         larger = each.add_task("late", X, Y["takeover"], epochs=1)

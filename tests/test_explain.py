@@ -376,6 +376,15 @@ def test_mistakes_are_named(
         trained.explain(some(parts, 1), **options)
 
 
+def test_a_head_that_predicts_a_number_is_not_explained() -> None:
+    X = pl.DataFrame({"amount": [1.0, 9.0, 2.0, 8.0] * 30})
+    y = pl.DataFrame({"fraud": [0, 1, 0, 1] * 30, "loss": [0.5, 2.0, 0.0, 1.0] * 30})
+    model = MultiTaskClassifier("shared_bottom", epochs=1, members=1, regression_tasks=["loss"])
+    model.fit(X, y)
+    with pytest.raises(ValueError, match=r"'loss' predicts a number; explained are \['fraud'\]"):
+        model.explain(X[:1], heads=["loss"])
+
+
 def test_what_does_not_go_together_is_refused(
     trained: MultiTaskClassifier, blend: MultiTaskClassifier, parts: Split
 ) -> None:

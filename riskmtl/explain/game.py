@@ -74,6 +74,8 @@ def chosen_heads(model: RiskModel, heads: Sequence[str] | None) -> list[str]:
     """Heads asked for, all binary ones by default; unknown or repeated ones are refused."""
     chosen = model.tasks if heads is None else [heads] if isinstance(heads, str) else list(heads)
     for name in chosen:
+        if name in [head.task for head in model.heads if head.kind != "binary"]:
+            raise ValueError(f"heads: {name!r} predicts a number; explained are {model.tasks}")
         if name not in model.tasks:
             raise ValueError(f"heads: {unknown_name('head', name, model.tasks)}")
     if not chosen or len(set(chosen)) < len(chosen):
