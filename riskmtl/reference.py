@@ -15,6 +15,7 @@ import polars as pl
 from numpy.typing import NDArray
 
 from riskmtl.encoding import MISSING, UNSEEN, EncodedColumn
+from riskmtl.spread import spread
 from riskmtl.stability import stability_of_counts
 
 _BINS = 10
@@ -49,12 +50,13 @@ class Bins:
     def of_numbers(cls, name: str, values: NDArray[Any]) -> Self:
         """Bins of about equally many values."""
         known = values[~np.isnan(values)]
-        step = max(1, len(known) // _MOST_ROWS_FOR_EDGES)
         edges: tuple[float, ...] = ()
         if len(known):
             inner = np.linspace(0, 1, _BINS + 1)[1:-1]
             # Edges are values that occur, so that a number with few of them has a bin for each.
-            found = np.quantile(known[::step], inner, method="inverted_cdf")
+            found = np.quantile(
+                known[spread(len(known), _MOST_ROWS_FOR_EDGES)], inner, method="inverted_cdf"
+            )
             edges = tuple(np.unique(found.astype(np.float64)).tolist())
         bins = cls(name, edges, None, ())
         return cls(name, edges, None, tuple(bins.count(values).tolist()))

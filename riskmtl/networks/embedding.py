@@ -16,6 +16,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from riskmtl.spread import spread
+
 # Enough rows to place 48 quantiles; more only cost time.
 _MOST_ROWS_FOR_EDGES = 200_000
 
@@ -392,7 +394,7 @@ class FeatureEmbedding(nn.Module):
             Training rows as the encoder gives them.
         """
         if self.numeric is not None:
-            some = _spread(len(encoded), _MOST_ROWS_FOR_EDGES)
+            some = spread(len(encoded), _MOST_ROWS_FOR_EDGES)
             self.numeric.fit(encoded[np.ix_(some, self.numeric_columns.cpu().numpy())])
         if self.categorical is not None:
             self.categorical.fit(encoded[:, self.categorical_columns.cpu().numpy()])
@@ -436,14 +438,6 @@ def _numeric_embedding(
     if name == "periodic":
         return Periodic(features, width)
     return Standardized(features)
-
-
-def _spread(rows: int, most: int) -> NDArray[np.int64]:
-    """Rows to look at: all, or one of each stretch, so that no rhythm of the table is met."""
-    stretch = -(-rows // most)
-    starts = np.arange(0, rows, stretch)
-    lengths = np.minimum(stretch, rows - starts)
-    return starts + np.random.default_rng(0).integers(lengths)
 
 
 def credibility(rows: NDArray[Any], half: float) -> Tensor:

@@ -8,6 +8,7 @@ import numpy as np
 import polars as pl
 
 from riskmtl.explain.experts import gate_use
+from riskmtl.spread import spread
 from riskmtl.validation.evidence import Evidence, section
 from riskmtl.validation.figure import heatmap
 from riskmtl.validation.result import Finding, Result, Table, Verdict
@@ -32,7 +33,7 @@ def joint(evidence: Evidence) -> Result:
         notes.append(f"Give a network per task as challenger {SINGLE!r} to see what joint "
                      "training did.")  # fmt: skip
     try:
-        shown = evidence.rows.encoded[:: max(1, len(evidence.rows.encoded) // _GATED_ROWS)]
+        shown = evidence.rows.encoded[spread(len(evidence.rows.encoded), _GATED_ROWS)]
         gates = gate_use(evidence.model, shown, ["all"] * len(shown)).drop("segment")
         tables.append(Table("gates", "Weight that each head's gate gives each expert", gates))
     except ValueError as error:
